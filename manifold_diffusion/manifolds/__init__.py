@@ -1,0 +1,28 @@
+"""Layer 1: geometry only. One file a family; a newcomer adds a manifold by writing the five methods of :class:`Manifold`."""
+
+from .base import Compact, LieGroup, Manifold, NoncompactSymmetric, Spectral
+from .calculus import divergence, divergence_along, gradient, hutchinson_divergence
+from .euclidean import Euclidean
+from .hyperboloid import Hyperboloid
+from .product import Product
+from .so3 import SO3
+from .sphere import Sphere
+from .torus import Torus
+
+__all__ = [
+    "SO3",
+    "Compact",
+    "Euclidean",
+    "Hyperboloid",
+    "LieGroup",
+    "Manifold",
+    "NoncompactSymmetric",
+    "Product",
+    "Spectral",
+    "Sphere",
+    "Torus",
+    "divergence",
+    "divergence_along",
+    "gradient",
+    "hutchinson_divergence",
+]

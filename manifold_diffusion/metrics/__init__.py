@@ -1,0 +1,43 @@
+"""Layer 3: how good a model is: likelihood with its error, two-sample tests, and kernel densities to beat."""
+
+from .classifier import C2STResult, c2st
+from .embedding import embedding
+from .estimate import Estimate, nll
+from .grams import ChordalGaussian, Energy, GeodesicGaussian, Gram, HeatGram
+from .kernel_density import AdaptiveKernelDensity, KernelDensity, KernelMixture
+from .mmd import (
+    FloorResult,
+    PermutationResult,
+    mmd2_biased,
+    mmd2_unbiased,
+    mmd_permutation_test,
+    mmd_published,
+    real_vs_real_floor,
+)
+from .pit import KSResult, distance_pit, ks_uniform
+
+__all__ = [
+    "AdaptiveKernelDensity",
+    "C2STResult",
+    "ChordalGaussian",
+    "Energy",
+    "Estimate",
+    "FloorResult",
+    "GeodesicGaussian",
+    "Gram",
+    "HeatGram",
+    "KSResult",
+    "KernelDensity",
+    "KernelMixture",
+    "PermutationResult",
+    "c2st",
+    "distance_pit",
+    "embedding",
+    "ks_uniform",
+    "mmd2_biased",
+    "mmd2_unbiased",
+    "mmd_permutation_test",
+    "mmd_published",
+    "nll",
+    "real_vs_real_floor",
+]

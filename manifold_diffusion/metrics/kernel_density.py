@@ -1,0 +1,323 @@
+"""Kernel densities with heat kernels: what any model of the same data has to beat, and exact oracles for tests.
+
+All three are mixtures of heat kernels around the training points, so that their noised densities, scores and samples are exact at every Brownian time.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .._errors import ConfigError, DataError
+from ..heat_kernels import HeatKernelMixture
+from ..manifolds import Manifold
+from .embedding import embedding, log_uniform
+from .estimate import Estimate, nll
+from .pairwise import log_density, log_density_grid
+
+__all__ = ["BANDWIDTHS", "AdaptiveKernelDensity", "KernelDensity", "KernelMixture", "em_weights"]
+
+BANDWIDTHS = tuple(0.5 * (1e-4 / 0.5) ** (i / 11) for i in range(12))
+"""Twelve bandwidths from 0.5 to 1e-4, in units of the manifold's distance, at equal ratios of 2.17."""
+
+FLOOR = 1e-4
+"""Smallest bandwidth: below it a density with atoms at repeated points would reach any likelihood."""
+
+
+class HeatKernelDensity(ABC):
+    """A density that is a mixture of heat kernels around training points."""
+
+    manifold: Manifold
+
+    @property
+    @abstractmethod
+    def mixture(self) -> HeatKernelMixture:
+        """The same density as a :class:`HeatKernelMixture`: log density, score and samples after any additional Brownian time."""
+
+    @abstractmethod
+    def _log_prob(self, x: Tensor, tau: float) -> Tensor:
+        """Log density at checked points after the additional Brownian time ``tau``, float64."""
+
+    def log_prob(self, x: Tensor, tau: float = 0.0) -> Tensor:
+        """Log density in nats with respect to the Riemannian volume, ``(n,)``.
+
+        Args:
+            x: points, ``(n, *point_shape)``.
+            tau: additional Brownian time: the density of data that has been noised for so long.
+        """
+        self.manifold.check_point(x)
+        if not 0 <= tau < math.inf:
+            raise ConfigError(f"tau must be a finite Brownian time >= 0; got {tau}.")
+        return self._log_prob(x.detach(), tau).to(x.dtype)
+
+    def score(self, x: Tensor, tau: float = 0.0) -> Tensor:
+        """Riemannian gradient of :meth:`log_prob`, ``(n, *point_shape)``; from all components, exactly."""
+        return self.mixture.score(x, tau)
+
+    def sample(self, n: int, tau: float = 0.0, *, generator: torch.Generator | None = None) -> Tensor:
+        """``n`` independent points, ``(n, *point_shape)``."""
+        return self.mixture.sample(n, tau, generator=generator)
+
+
+@dataclass(frozen=True, eq=False)
+class KernelDensity(HeatKernelDensity):
+    r"""Kernel density of one bandwidth h, :math:`p(x) = \frac1n \sum_i K(x, c_i, h^2)`.
+
+    Attributes:
+        manifold: the manifold.
+        centres: training points.
+        bandwidth: root of the Brownian time, in units of the manifold's distance.
+        val_nll: negative log-likelihood of the validation points.
+
+    Example:
+        >>> import torch
+        >>> from manifold_diffusion.manifolds import Sphere
+        >>> M, g = Sphere(2), torch.Generator().manual_seed(0)
+        >>> train, val = M.random_uniform(200, generator=g), M.random_uniform(100, generator=g)
+        >>> density = KernelDensity.fit(M, train, val)
+        >>> density.log_prob(val).shape
+        torch.Size([100])
+    """
+
+    manifold: Manifold
+    centres: Tensor
+    bandwidth: float
+    val_nll: Estimate
+
+    @classmethod
+    def fit(cls, manifold: Manifold, train: Tensor, val: Tensor, bandwidths: Sequence[float] = BANDWIDTHS) -> KernelDensity:
+        """Choose the bandwidth on validation points, to about 1 %.
+
+        The best of a grid, which is continued upwards while its largest is best, then of ever finer grids around the best so far.
+        """
+        _check_data(manifold, train, val)
+        seen: dict[float, float] = {}
+
+        def look(bandwidths: Sequence[float]) -> float:
+            """Evaluate new bandwidths and return the best so far."""
+            means = log_density_grid(manifold, val, train, [h * h for h in bandwidths]).mean(0)
+            seen.update(zip(bandwidths, (-means).tolist(), strict=True))
+            return min(seen, key=lambda h: seen[h])
+
+        grid = sorted(_check_bandwidths(bandwidths))
+        best = look(grid)
+        for _ in range(40):
+            if best < max(seen):
+                break
+            best = look([2 * best])
+        for _ in range(3):
+            ordered = sorted(seen)
+            i = ordered.index(best)
+            low, high = ordered[max(i - 1, 0)], ordered[min(i + 1, len(ordered) - 1)]
+            best = look([low * (high / low) ** ((j + 1) / 8) for j in range(7)])
+        return cls(manifold, train, best, nll(log_density_grid(manifold, val, train, [best * best])[:, 0]))
+
+    def _log_prob(self, x: Tensor, tau: float) -> Tensor:
+        return log_density_grid(self.manifold, x, self.centres, [self.bandwidth**2 + tau])[:, 0]
+
+    @cached_property
+    def mixture(self) -> HeatKernelMixture:
+        return HeatKernelMixture(self.manifold, self.centres, self.bandwidth**2)
+
+
+@dataclass(frozen=True, eq=False)
+class KernelMixture(HeatKernelDensity):
+    r"""Kernel densities of several bandwidths and the uniform law, mixed: :math:`p(x) = \sum_j w_j \frac1n \sum_i K(x, c_i, h_j^2) + w_0 / \mathrm{vol}`.
+
+    Attributes:
+        manifold: the manifold.
+        centres: training points.
+        bandwidths: those with a weight above 1e-6; the others are dropped.
+        weights: one per bandwidth.
+        uniform_weight: weight of the uniform law, 0 where there is none.
+        val_nll: negative log-likelihood of the validation points.
+    """
+
+    manifold: Manifold
+    centres: Tensor
+    bandwidths: tuple[float, ...]
+    weights: tuple[float, ...]
+    uniform_weight: float
+    val_nll: Estimate
+
+    @classmethod
+    def fit(cls, manifold: Manifold, train: Tensor, val: Tensor, bandwidths: Sequence[float] = BANDWIDTHS) -> KernelMixture:
+        """Find the weights by expectation maximisation on validation points."""
+        _check_data(manifold, train, val)
+        hs = _check_bandwidths(bandwidths)
+        matrix = log_density_grid(manifold, val, train, [h * h for h in hs])
+        uniform = log_uniform(manifold)
+        if uniform is not None:
+            matrix = torch.cat([matrix, torch.full_like(matrix[:, :1], uniform)], 1)
+        weights, _ = em_weights(matrix)
+        weights = torch.where(weights > 1e-6, weights, torch.zeros_like(weights))
+        weights = weights / weights.sum()
+        value = nll(torch.logsumexp(matrix + weights.log(), 1))
+        kept = [(h, float(w)) for h, w in zip(hs, weights, strict=False) if w > 0]
+        uniform_weight = float(weights[-1]) if uniform is not None else 0.0
+        return cls(manifold, train, tuple(h for h, _ in kept), tuple(w for _, w in kept), uniform_weight, value)
+
+    def _log_prob(self, x: Tensor, tau: float) -> Tensor:
+        matrix = log_density_grid(self.manifold, x, self.centres, [h * h + tau for h in self.bandwidths])
+        weights = list(self.weights)
+        uniform = log_uniform(self.manifold)
+        if uniform is not None and self.uniform_weight > 0:
+            matrix = torch.cat([matrix, torch.full_like(matrix[:, :1], uniform)], 1)
+            weights.append(self.uniform_weight)
+        return torch.logsumexp(matrix + torch.tensor(weights, dtype=torch.float64, device=x.device).log(), 1)
+
+    @cached_property
+    def mixture(self) -> HeatKernelMixture:
+        n, k = len(self.centres), len(self.bandwidths)
+        tau = torch.tensor([h * h for h in self.bandwidths], dtype=torch.float64).repeat_interleave(n)
+        weights = torch.tensor(self.weights, dtype=torch.float64).repeat_interleave(n) / n
+        centres = self.centres.repeat(k, *(1,) * (self.centres.dim() - 1))
+        return _heat_kernel_mixture(self.manifold, centres, tau, weights, self.uniform_weight)
+
+
+@dataclass(frozen=True, eq=False)
+class AdaptiveKernelDensity(HeatKernelDensity):
+    r"""Kernel density with a bandwidth per point, :math:`h_i = \max(f\, d_k(c_i), h_{\min})`, and 1 % of the uniform law where there is one.
+
+    :math:`d_k(c_i)` is the distance from a training point to its k-th nearest neighbour in the embedding.
+
+    Attributes:
+        manifold: the manifold.
+        centres: training points.
+        bandwidths: one per centre, float64.
+        k: which neighbour.
+        factor: f.
+        uniform_weight: weight of the uniform law, 0 where there is none.
+        val_nll: negative log-likelihood of the validation points.
+    """
+
+    manifold: Manifold
+    centres: Tensor
+    bandwidths: Tensor
+    k: int
+    factor: float
+    uniform_weight: float
+    val_nll: Estimate
+
+    @classmethod
+    def fit(
+        cls,
+        manifold: Manifold,
+        train: Tensor,
+        val: Tensor,
+        ks: Sequence[int] = (3, 5, 10, 20, 40),
+        factors: Sequence[float] = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4),
+        uniform_weight: float = 0.01,
+        floor: float = FLOOR,
+    ) -> AdaptiveKernelDensity:
+        """Choose k and f on validation points, one at a time from the middle of the grids until neither improves.
+
+        Args:
+            manifold: the manifold.
+            train: training points, the centres.
+            val: validation points.
+            ks: candidates of k.
+            factors: candidates of f.
+            uniform_weight: weight of the uniform law; where there is none it is 0.
+            floor: smallest bandwidth, in units of the manifold's distance.
+        """
+        _check_data(manifold, train, val)
+        if not 0 <= uniform_weight < 1 or not floor > 0:
+            raise ConfigError(f"uniform_weight must be in [0, 1) and floor > 0; got {uniform_weight} and {floor}.")
+        neighbours = sorted({int(k) for k in ks if 1 <= k < len(train)})
+        scales = sorted(_check_bandwidths(factors, "factors"))
+        if not neighbours:
+            raise DataError(f"{len(train)} training points are too few for a {min(ks)}-th neighbour.")
+        weight = 0.0 if log_uniform(manifold) is None else uniform_weight
+        reach = dict(zip(neighbours, _neighbour_distances(manifold, train, neighbours), strict=True))
+        seen: dict[tuple[int, float], Tensor] = {}
+
+        def loss(k: int, f: float) -> float:
+            if (k, f) not in seen:
+                seen[k, f] = _adaptive_log_prob(manifold, val, train, (f * reach[k]).clamp_min(floor), weight, 0.0)
+            return float(-seen[k, f].mean())
+
+        k, f = neighbours[len(neighbours) // 2], scales[(len(scales) - 1) // 2]
+        while True:
+            before = (k, f)
+            f = min(scales, key=lambda value: loss(before[0], value))
+            k = min(neighbours, key=lambda value, f=f: loss(value, f))
+            if (k, f) == before:
+                return cls(manifold, train, (f * reach[k]).clamp_min(floor), k, f, weight, nll(seen[k, f]))
+
+    def _log_prob(self, x: Tensor, tau: float) -> Tensor:
+        return _adaptive_log_prob(self.manifold, x, self.centres, self.bandwidths, self.uniform_weight, tau)
+
+    @cached_property
+    def mixture(self) -> HeatKernelMixture:
+        n = len(self.centres)
+        weights = torch.full((n,), (1 - self.uniform_weight) / n, dtype=torch.float64)
+        return _heat_kernel_mixture(self.manifold, self.centres, self.bandwidths.square(), weights, self.uniform_weight)
+
+
+def em_weights(log_components: Tensor, max_iterations: int = 2000, tolerance: float = 1e-8) -> tuple[Tensor, Tensor]:
+    r"""Weights of a mixture of known components by expectation maximisation: :math:`w_j \leftarrow \frac1n \sum_i w_j p_j(x_i) / \sum_l w_l p_l(x_i)`.
+
+    Args:
+        log_components: log densities of the components at the points, ``(n, n_components)``.
+        max_iterations: at most so many steps.
+        tolerance: stop when the mean log-likelihood grows by less.
+
+    Returns:
+        Weights ``(n_components,)``, from equal ones, and the mean log-likelihood before each step, which never falls.
+    """
+    n, k = log_components.shape
+    weights = log_components.new_full((k,), 1 / k)
+    trace = []
+    for _ in range(max_iterations):
+        joint = log_components + weights.log()
+        log_p = torch.logsumexp(joint, 1, keepdim=True)
+        trace.append(log_p.mean())
+        if len(trace) > 1 and trace[-1] - trace[-2] < tolerance:
+            break
+        weights = (joint - log_p).exp().mean(0)
+    return weights, torch.stack(trace)
+
+
+def _heat_kernel_mixture(manifold: Manifold, centres: Tensor, tau: Tensor, weights: Tensor, uniform_weight: float) -> HeatKernelMixture:
+    tau, weights = tau.to(centres), weights.to(centres)
+    return HeatKernelMixture(manifold, centres, tau, weights / weights.sum(), uniform_weight)
+
+
+def _adaptive_log_prob(manifold: Manifold, x: Tensor, centres: Tensor, bandwidths: Tensor, uniform_weight: float, tau: float) -> Tensor:
+    taus = bandwidths.square() + tau
+    log_weights = torch.full_like(taus, math.log((1 - uniform_weight) / len(centres)))
+    uniform = log_uniform(manifold)
+    floor = uniform + math.log(uniform_weight) if uniform is not None and uniform_weight > 0 else None
+    return log_density(manifold, x, centres, taus, log_weights, floor)
+
+
+def _neighbour_distances(manifold: Manifold, x: Tensor, ks: Sequence[int]) -> list[Tensor]:
+    """Distance of each point to its k-th nearest other point, float64, one tensor per k."""
+    from scipy.spatial import cKDTree
+
+    double = x.double()
+    e = embedding(manifold, double).cpu().numpy()
+    _, nearest = cKDTree(e).query(e, k=[k + 1 for k in ks])  # the first is the point itself, or a repeat of it
+    index = torch.as_tensor(nearest, device=x.device)
+    return [manifold.dist(double, double[index[:, j]]) for j in range(len(ks))]
+
+
+def _check_data(manifold: Manifold, train: Tensor, val: Tensor) -> None:
+    for name, points in (("train", train), ("val", val)):
+        manifold.check_point(points, name)
+        if points.dim() != 1 + len(manifold.point_shape) or len(points) == 0:
+            raise DataError(f"{name} must have shape (n, *{manifold.point_shape}) with n >= 1; got {tuple(points.shape)}.")
+
+
+def _check_bandwidths(values: Sequence[float], name: str = "bandwidths") -> list[float]:
+    out = [float(v) for v in values]
+    if not out or not all(v > 0 and math.isfinite(v) for v in out):
+        raise ConfigError(f"{name} must be positive, finite numbers, at least one; got {tuple(values)}.")
+    return out

@@ -1,0 +1,194 @@
+"""Heat kernels between all pairs of two sets of points, in bounded memory.
+
+On spheres and SO(3) the kernel is a function of the chord, which a matrix product gives for all pairs: it is read from a table, of the density in the
+squared chord at Brownian times of at least 0.005 and of its smooth factor in the chord below (relative error below 1e-5). Elsewhere the exact kernel is
+evaluated. Sums over centres drop the pairs that can't contribute, by a bound from the chord.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from .._errors import NumericsError
+from ..heat_kernels import heat_kernel
+from ..manifolds import Manifold
+from .embedding import embedding, half_chord
+
+__all__ = ["blocks", "heat_density", "log_density", "log_density_grid", "squared_chord"]
+
+_BLOCK = 1 << 19
+"""Pairs that are in memory at a time."""
+
+_NODES = 1 << 16
+_WIDE_TAU = 5e-3
+_MARGIN = 30.0
+"""A dropped pair is below exp(-30) of the largest: 23,000 of them change a log density by 2e-9."""
+
+
+def blocks(n: int, m: int) -> Iterator[slice]:
+    """Slices of ``range(n)`` of so many rows that a block of ``rows x m`` pairs stays small."""
+    rows = max(1, _BLOCK // max(m, 1))
+    for start in range(0, n, rows):
+        yield slice(start, min(start + rows, n))
+
+
+def squared_chord(e: Tensor, f: Tensor) -> Tensor:
+    """Squared Euclidean distances of all pairs of rows, ``(n, k), (m, k) -> (n, m)``; in float64 accurate to 1e-15."""
+    cross = torch.addmm(e.square().sum(1, keepdim=True) + f.square().sum(1), e, f.mT, alpha=-2)
+    return cross.clamp_min_(0)
+
+
+def _double(manifold: Manifold, x: Tensor) -> Tensor:
+    """float64, and on the manifold to that precision."""
+    return x if x.dtype == torch.float64 else manifold.project(x.double())
+
+
+# ---------------------------------------------------------------------- tables in the chord
+
+
+@lru_cache(maxsize=128)
+def _table(manifold: Manifold, tau: float) -> tuple[Tensor, Tensor]:
+    """Values at equidistant nodes and their differences, float64: the density in the squared chord, or its smooth factor in the chord."""
+    wide = tau >= _WIDE_TAU
+    chord = torch.linspace(0, 4, _NODES + 1, dtype=torch.float64).sqrt() if wide else torch.linspace(0, 2, _NODES + 1, dtype=torch.float64)
+    r = 2 * torch.asin((chord / 2).clamp(max=1))
+    origin = manifold.origin(dtype=torch.float64)
+    shape = (-1, *(1,) * len(manifold.point_shape))
+    points = manifold.exp(origin.expand(len(r), *manifold.point_shape), r.reshape(shape) * manifold.tangent_basis(origin)[0])
+    log_prob = heat_kernel(manifold).log_prob(points, origin, tau)
+    values = log_prob.exp() if wide else log_prob + chord.square() / (2 * tau)
+    return values, torch.cat([values.diff(), values.new_zeros(1)])
+
+
+def _interpolate(table: tuple[Tensor, Tensor], position: Tensor) -> Tensor:
+    values, steps = (t.to(position.device) for t in table)
+    node = position.long().clamp_(max=_NODES)
+    return torch.addcmul(values.take(node), steps.take(node), position - node)
+
+
+def _wide(manifold: Manifold, s: Tensor, tau: float) -> Tensor:
+    """Density at squared chords, for tau of at least 0.005."""
+    return _interpolate(_table(manifold, tau), s * (_NODES / 4))
+
+
+def _log_narrow(manifold: Manifold, s: Tensor, tau: float) -> Tensor:
+    """Log density at squared chords, for tau below 0.005."""
+    return _interpolate(_table(manifold, tau), s.sqrt() * (_NODES / 2)) - s / (2 * tau)
+
+
+def heat_density(manifold: Manifold, x: Tensor, y: Tensor, taus: Sequence[float]) -> list[Tensor]:
+    """Heat kernel of all pairs, one matrix ``(n, m)`` per time, in the dtype of ``x``; the caller keeps n times m small (:func:`blocks`)."""
+    if not half_chord(manifold):
+        kernel = heat_kernel(manifold)
+        return [kernel.log_prob(x.unsqueeze(1), y.unsqueeze(0), tau).exp() for tau in taus]
+    s = squared_chord(embedding(manifold, x.double()), embedding(manifold, y.double()))
+    return [(_wide(manifold, s, tau) if tau >= _WIDE_TAU else _log_narrow(manifold, s, tau).exp()).to(x.dtype) for tau in taus]
+
+
+# ---------------------------------------------------------------------- sums over centres
+
+
+def log_density_grid(manifold: Manifold, x: Tensor, centres: Tensor, taus: Sequence[float]) -> Tensor:
+    r"""Log kernel densities :math:`\log\frac1m \sum_k K(x_i, c_k, \tau_j)` of several bandwidths, ``(n, len(taus))`` float64.
+
+    A density below ``exp(-700)`` may come out as that.
+
+    Args:
+        manifold: the manifold.
+        x: points, ``(n, *point_shape)``.
+        centres: ``(m, *point_shape)``.
+        taus: Brownian times.
+    """
+    if not half_chord(manifold):
+        return torch.stack([log_density(manifold, x, centres, tau) for tau in taus], 1)
+    e, f = (embedding(manifold, _double(manifold, points)) for points in (x, centres))
+    order = sorted(range(len(taus)), key=lambda j: -taus[j])
+    out = e.new_empty(len(x), len(taus))
+    for rows in blocks(len(x), len(centres)):
+        s = squared_chord(e[rows], f)
+        wide = [j for j in order if taus[j] >= _WIDE_TAU]
+        narrow = order[len(wide) :]
+        for j in wide:
+            out[rows, j] = _wide(manifold, s, taus[j]).sum(1).clamp_min(1e-304).log()
+        if not narrow:
+            continue
+        nearest = s.amin(1)
+        near = s <= (nearest + 2 * taus[narrow[0]] * _margin(manifold)).unsqueeze(1)
+        s, row = s[near], near.nonzero()[:, 0]
+        excess = s - nearest.take(row)
+        for j in narrow:  # from the widest to the narrowest: the pairs of each are among those of the one before
+            keep = (excess <= 2 * taus[j] * _margin(manifold)).nonzero()[:, 0]
+            s, row, excess = s.take(keep), row.take(keep), excess.take(keep)
+            out[rows, j] = _logsumexp(_log_narrow(manifold, s, taus[j]), row, len(nearest))
+    return _finite(out - math.log(len(centres)))
+
+
+def log_density(
+    manifold: Manifold,
+    x: Tensor,
+    centres: Tensor,
+    tau: Tensor | float,
+    log_weights: Tensor | None = None,
+    log_floor: float | None = None,
+) -> Tensor:
+    r"""Log of a mixture of heat kernels, :math:`\log\big(e^{f} + \sum_k w_k K(x_i, c_k, \tau_k)\big)`, ``(n,)`` float64.
+
+    Args:
+        manifold: the manifold.
+        x: points, ``(n, *point_shape)``.
+        centres: ``(m, *point_shape)``.
+        tau: Brownian time, one for all or ``(m,)``.
+        log_weights: ``(m,)``; default ``-log m``.
+        log_floor: log density f of a constant part, such as a uniform component; None for none.
+
+    Raises:
+        NumericsError: a result that is not finite.
+    """
+    x, centres = _double(manifold, x), _double(manifold, centres)
+    e, f = embedding(manifold, x), embedding(manifold, centres)
+    kernel, m = heat_kernel(manifold), len(centres)
+    taus = torch.as_tensor(tau, dtype=torch.float64, device=x.device).expand(m)
+    log_w = torch.full_like(taus, -math.log(m)) if log_weights is None else log_weights.double()
+    # The leading order of w_k K is exp(b_k - distance^2 / (2 tau_k)); the volume factor that it lacks is what the margin holds 2 n spare for.
+    b = log_w - manifold.dim / 2 * (2 * math.pi * taus).log()
+    margin = _margin(manifold)
+    out = []
+    for rows in blocks(len(x), m):
+        s = squared_chord(e[rows], f)
+        if log_floor is not None:
+            keep = s <= 2 * taus * (b - log_floor + margin)
+        else:
+            a = torch.addcmul(b, s, -0.5 / taus)
+            best = a.argmax(1)
+            # The distance of the best centre, not its chord: a bound that is not too high, so that nothing of weight is dropped.
+            reached = b[best] - 0.5 / taus[best] * manifold.dist(x[rows], centres[best]).square()
+            keep = a >= (reached - margin).unsqueeze(1)
+        i, k = keep.nonzero(as_tuple=True)
+        parts = [kernel.log_prob(x[rows][i[p]], centres[k[p]], taus[k[p]]) + log_w[k[p]] for p in blocks(len(i), 1)]
+        out.append(_logsumexp(torch.cat(parts) if parts else s.new_zeros(0), i, len(s)))
+    total = torch.cat(out) if out else x.new_zeros(0)
+    return _finite(total if log_floor is None else torch.logaddexp(total, torch.full_like(total, log_floor)))
+
+
+def _margin(manifold: Manifold) -> float:
+    return _MARGIN + 2 * manifold.dim
+
+
+def _logsumexp(values: Tensor, row: Tensor, n: int) -> Tensor:
+    """Log of the sum of exponentials of the values of each row, ``(n,)``; -inf for a row without any."""
+    top = values.new_full((n,), -math.inf).scatter_reduce(0, row, values, "amax")
+    base = torch.where(top.isfinite(), top, torch.zeros_like(top))
+    return base + torch.zeros_like(top).index_add(0, row, (values - base[row]).exp()).log()
+
+
+def _finite(log_p: Tensor) -> Tensor:
+    bad = ~log_p.isfinite()
+    if bad.any():
+        row = [int(i) for i in bad.nonzero()[0]]
+        raise NumericsError(f"{int(bad.sum())} of {bad.numel()} log densities are not finite, first at {row}: {float(log_p[tuple(row)])}.")
+    return log_p

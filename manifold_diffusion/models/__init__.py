@@ -1,0 +1,5 @@
+"""Layer 7: process, network, objective and solvers in one object with fit, sample, log_prob and save_pretrained."""
+
+from .diffusion import RiemannianDiffusion
+
+__all__ = ["RiemannianDiffusion"]

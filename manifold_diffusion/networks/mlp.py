@@ -1,0 +1,103 @@
+"""The default network: a residual perceptron with tangent output."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .._errors import ConfigError
+from ..processes import Process
+from .embeddings import HeatFeatures, TimeEmbedding, TimeKind
+
+__all__ = ["TangentMLP"]
+
+
+class _Block(nn.Module):
+    """h + W2 silu(W1 silu(h) + context)."""
+
+    def __init__(self, width: int, context: int) -> None:
+        super().__init__()
+        self.first, self.context, self.second = nn.Linear(width, width), nn.Linear(context, width, bias=False), nn.Linear(width, width)
+
+    def forward(self, h: Tensor, context: Tensor) -> Tensor:
+        silu = nn.functional.silu
+        return h + self.second(silu(self.first(silu(h)) + self.context(context)))
+
+
+class TangentMLP(nn.Module):
+    r"""Residual multilayer perceptron ``(t, x, cond) -> tangent vector at x`` on heat-gated features.
+
+    The input is the manifold's embedding and :class:`HeatFeatures`; time (and the condition) enter every block; the last layer starts at zero
+    and its coefficients are turned into a tangent vector by ``manifold.from_frame``.
+
+    Args:
+        process: the process that the network serves: it gives the manifold and the noise level at each time.
+        width: width of the hidden layers.
+        depth: number of residual blocks.
+        n_frequencies: number of random waves; 0 leaves the embedding alone.
+        max_frequency: largest frequency; default :math:`1.25/\sigma(0)`, beyond which even the least noise damps a wave by a half.
+        time_dim: size of the time embedding.
+        time_embedding: ``"bumps"``, ``"fourier"`` or ``"learned"``.
+        cond_dim: size of the condition; 0 for an unconditional network.
+        seed: of the random frequencies.
+
+    Example:
+        >>> import torch
+        >>> from manifold_diffusion.manifolds import Sphere
+        >>> from manifold_diffusion.processes import BrownianMotion
+        >>> network = TangentMLP(BrownianMotion(Sphere(2)), width=32)
+        >>> network(torch.tensor([0.5]), torch.tensor([[0.0, 0.0, 1.0]]))
+        tensor([[0., 0., 0.]], grad_fn=<SubBackward0>)
+    """
+
+    process: Process
+
+    def __init__(
+        self,
+        process: Process,
+        width: int = 128,
+        depth: int = 2,
+        n_frequencies: int = 512,
+        max_frequency: float | None = None,
+        time_dim: int = 16,
+        time_embedding: TimeKind = "bumps",
+        cond_dim: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if width < 1 or depth < 1 or n_frequencies < 0 or cond_dim < 0:
+            raise ConfigError(
+                f"TangentMLP needs width, depth >= 1 and n_frequencies, cond_dim >= 0; got width={width}, depth={depth}, "
+                f"n_frequencies={n_frequencies}, cond_dim={cond_dim}."
+            )
+        if max_frequency is None:
+            least = process.noise_levels(torch.zeros(())).min().item()
+            max_frequency = max(1.25 / math.sqrt(least), 1.0)
+        if max_frequency < 1:
+            raise ConfigError(f"TangentMLP needs max_frequency >= 1; got {max_frequency}.")
+        object.__setattr__(self, "process", process)  # for the configuration; not a submodule: its state is the model's
+        self.manifold = process.manifold
+        self.width, self.depth, self.n_frequencies, self.max_frequency = width, depth, n_frequencies, max_frequency
+        self.time_dim, self.time_embedding, self.cond_dim, self.seed = time_dim, time_embedding, cond_dim, seed
+        self.features = HeatFeatures(process.manifold, n_frequencies, max_frequency, seed)
+        self.time = TimeEmbedding(time_dim, time_embedding)
+        context = time_dim + cond_dim
+        self.lift = nn.Linear(self.features.dim + context, width)
+        self.blocks = nn.ModuleList(_Block(width, context) for _ in range(depth))
+        self.head = nn.Linear(width, self.manifold.frame_dim)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, t: Tensor, x: Tensor, cond: Tensor | None = None) -> Tensor:
+        """Tangent vectors at ``x`` ``(*batch, *point_shape)`` for times ``t`` ``(*batch,)`` and conditions ``(*batch, cond_dim)``."""
+        if (cond is None) != (self.cond_dim == 0):
+            raise ConfigError(f"The network was built with cond_dim={self.cond_dim}; got cond={'None' if cond is None else tuple(cond.shape)}.")
+        context = self.time(t)
+        if cond is not None:
+            context = torch.cat([context, cond], -1)
+        h = self.lift(torch.cat([self.features(x, self.process.noise_levels(t)), context], -1))
+        for block in self.blocks:
+            h = block(h, context)
+        return self.manifold.from_frame(x, self.head(nn.functional.silu(h)))

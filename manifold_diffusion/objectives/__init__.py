@@ -1,0 +1,7 @@
+"""Layer 5: losses for networks."""
+
+from .base import Objective, stratified_times
+from .denoising import DenoisingScoreMatching
+from .implicit import ImplicitScoreMatching
+
+__all__ = ["DenoisingScoreMatching", "ImplicitScoreMatching", "Objective", "stratified_times"]

@@ -1,0 +1,33 @@
+"""Layer 3: pictures of points and densities, one kind per manifold; a new manifold registers its :func:`views`.
+
+Nothing here touches matplotlib's global state: no ``pyplot``, no ``rcParams``, no backend. Functions return a ``Figure`` and save it when
+they are given a ``path``.
+"""
+
+from .curves import plot_training, plot_trajectory
+from .figure import compare, plot
+from .layout import save_figure
+from .maps import Mollweide, Plane, PoincareDisk, Ramachandran, RotationMap
+from .registry import views
+from .scene import Grid, Scene
+from .views import Chart, CircularHistogram, Histogram, Map
+
+__all__ = [
+    "Chart",
+    "CircularHistogram",
+    "Grid",
+    "Histogram",
+    "Map",
+    "Mollweide",
+    "Plane",
+    "PoincareDisk",
+    "Ramachandran",
+    "RotationMap",
+    "Scene",
+    "compare",
+    "plot",
+    "plot_training",
+    "plot_trajectory",
+    "save_figure",
+    "views",
+]

@@ -1,0 +1,172 @@
+"""The contract of a noise process."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .._typing import Network
+from ..manifolds import Manifold
+from .terms import ODETerm, SDETerm, Terms
+
+__all__ = ["Mismatch", "PathSample", "Prior", "Process"]
+
+
+class Prior(Protocol):
+    """The law from which sampling starts, at t = 1."""
+
+    def sample(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """``n`` independent points, ``(n, *point_shape)``."""
+        ...
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density with respect to the Riemannian volume, ``(*batch,)``."""
+        ...
+
+
+@dataclass(frozen=True)
+class PathSample:
+    """One draw of a process at time t, with what the network should say about it.
+
+    Attributes:
+        t: times in [0, 1], ``(*batch,)``.
+        x_0: data points.
+        x_t: noised points.
+        target: what the network should output at ``(t, x_t)``, of unit scale; None when the transition has no closed form.
+        weight: weight of the row in the loss, ``(*batch,)``.
+    """
+
+    t: Tensor
+    x_0: Tensor
+    x_t: Tensor
+    target: Tensor | None
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """Kullback-Leibler divergence in nats from the terminal marginal (of the given data) to the prior, with its Monte Carlo standard error."""
+
+    kl: float
+    standard_error: float
+
+    def __str__(self) -> str:
+        return f"KL(p_1 || prior) = {self.kl:.1e} +- {self.standard_error:.0e} nats"
+
+
+class Process(nn.Module, ABC):
+    r"""A noise process from data (t = 0) to a prior (t = 1).
+
+    The network of a process predicts the score in units of its noise, :math:`g = \sigma(t)\,\nabla\log p_t`, a tangent vector of length
+    about :math:`\sqrt{\dim}` at every noise level; :meth:`score` and :meth:`velocity` turn such an output into the score and into dx/dt of the probability
+    flow. A process is an ``nn.Module`` without parameters, so that a prior that depends on data is saved and moved with the model.
+
+    Attributes:
+        manifold: where the points live.
+        prediction: what the network predicts.
+        has_target: whether :meth:`sample` has a closed-form target (denoising score matching); otherwise implicit score matching is needed.
+        prior: law at t = 1.
+    """
+
+    prediction: ClassVar[Literal["score", "velocity"]] = "score"
+    manifold: Manifold
+    has_target: bool
+    prior: Prior
+
+    @abstractmethod
+    def sample(self, x0: Tensor, t: Tensor, generator: torch.Generator | None = None) -> PathSample:
+        """Noised points at times ``t`` ``(*batch,)`` from data ``x0``."""
+
+    @abstractmethod
+    def noise_levels(self, t: Tensor) -> Tensor:
+        r"""Variance of the noise at time t seen by each entry of ``manifold.coordinates``, ``(*batch, 1)`` or ``(*batch, k)``.
+
+        A wave of frequency w is damped by :math:`e^{-|w|^2 \tau / 2}`: the networks' heat gate.
+        """
+
+    @abstractmethod
+    def scale(self, t: Tensor) -> Tensor:
+        """Unit :math:`\\sigma(t)` in which the network predicts the score; broadcasts against points."""
+
+    @abstractmethod
+    def drift_and_rate(self, x: Tensor, t: Tensor) -> tuple[Tensor | None, Tensor]:
+        r"""Forward drift b (None if zero) and squared noise amplitude a of dX = b dt + sqrt(a) dB, per unit of t; ``a`` broadcasts against points."""
+
+    @abstractmethod
+    def log_transition(self, x: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+        """Log density of x at time t given x0 at time 0; raises :class:`CapabilityError` where there is no closed form."""
+
+    def fit_prior(self, x0: Tensor, generator: torch.Generator | None = None) -> None:
+        """Adapt a prior that depends on data; nothing to do for the others."""
+
+    # ------------------------------------------------------------------ what follows
+
+    def score(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        r"""Score :math:`\nabla \log p_t(x)` from the network's output."""
+        return output / self.scale(t)
+
+    def velocity(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        r"""dx/dt of the probability flow, :math:`b - \tfrac12 a \nabla\log p_t`, from the network's output."""
+        drift, rate = self.drift_and_rate(x, t)
+        flow = -0.5 * (rate / self.scale(t)) * output
+        return flow if drift is None else drift + flow
+
+    def terms(self, network: Network, cond: Tensor | None = None) -> Terms:
+        r"""Probability flow and reverse SDE :math:`dX = (b - a \nabla\log p_t)\,dt + \sqrt a\,dB`, dt < 0, of a network."""
+
+        def velocity(t: Tensor, x: Tensor) -> Tensor:
+            return self.velocity(network(t, x, cond), x, t)
+
+        def reverse_drift(t: Tensor, x: Tensor) -> Tensor:
+            drift, rate = self.drift_and_rate(x, t)
+            flow = -(rate / self.scale(t)) * network(t, x, cond)
+            return flow if drift is None else drift + flow
+
+        def diffusion(t: Tensor, x: Tensor) -> Tensor:
+            return self._noise_amplitude(x, t)
+
+        return Terms(ODETerm(velocity), SDETerm(reverse_drift, diffusion))
+
+    def _noise_amplitude(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.drift_and_rate(x, t)[1].sqrt()
+
+    def prior_mismatch(self, x0: Tensor, generator: torch.Generator | None = None, max_points: int = 1000) -> Mismatch:
+        """How far the marginal at t = 1 of these data is from the prior.
+
+        The marginal is the mixture of the transition densities of (at most ``max_points`` of) the data; its divergence from the prior is
+        averaged over samples of that mixture.
+        """
+        if len(x0) > max_points:
+            x0 = x0[torch.randperm(len(x0), generator=generator, device=x0.device)[:max_points]]
+        one = torch.ones(len(x0), dtype=x0.dtype, device=x0.device)
+        x1 = self.sample(x0, one, generator).x_t
+        rows = [torch.logsumexp(self.log_transition(x.expand_as(x0), x0, one), 0) for x in x1]
+        ratio = (torch.stack(rows) - torch.log(torch.tensor(float(len(x0)))) - self.prior.log_prob(x1)).double()
+        error = float(ratio.std() / len(ratio) ** 0.5) if len(ratio) > 1 else float("inf")
+        return Mismatch(max(float(ratio.mean()), 0.0), error)
+
+    def report_mismatch(self, x0: Tensor, generator: torch.Generator | None = None, threshold: float = 0.01) -> Mismatch:
+        """:meth:`prior_mismatch`, with a warning that names the fix when it exceeds ``threshold`` nats beyond its error."""
+        mismatch = self.prior_mismatch(x0, generator)
+        if mismatch.kl - 3 * mismatch.standard_error > threshold:
+            warnings.warn(
+                f"The noised data have not reached the prior of {self.manifold}: {mismatch}. This is lost in likelihood and in samples. "
+                f"Raise tau_max of the schedule ({self._schedule_hint()}).",
+                stacklevel=2,
+            )
+        return mismatch
+
+    def _schedule_hint(self) -> str:
+        return repr(getattr(self, "schedule", "one per factor"))

@@ -1,0 +1,86 @@
+"""Brownian motion with the exact heat kernel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._errors import CapabilityError, ConfigError
+from ..heat_kernels import heat_kernel
+from ..manifolds import Manifold
+from .base import PathSample, Process
+from .priors import HeatPrior, brownian_prior
+from .schedules import Schedule, default_schedule
+from .walk import geodesic_random_walk
+
+__all__ = ["BrownianMotion"]
+
+
+class BrownianMotion(Process):
+    r"""Brownian motion of the metric, generator :math:`\tfrac12\Delta`, run for Brownian time :math:`\tau(t)`.
+
+    With the exact heat kernel :math:`x_t` and the target :math:`\sqrt\tau\,\nabla_{x_t}\log p_\tau(x_t \mid x_0)` come from one table look-up and one
+    exponential map: nothing is simulated. The prior is uniform on a compact manifold, elsewhere a mixture of heat kernels about some of the
+    data (:class:`HeatPrior`).
+
+    Args:
+        manifold: where the data live.
+        schedule: Brownian time against t; default :func:`default_schedule`.
+        n_centres: centres of the prior on a non-compact manifold.
+        n_steps: simulate by a geodesic random walk of that many steps instead of using the heat kernel: for manifolds that have none. Training then
+            needs implicit score matching.
+
+    Raises:
+        CapabilityError: if the manifold has no heat kernel and ``n_steps`` is not given.
+
+    Example:
+        >>> import torch
+        >>> from manifold_diffusion.manifolds import Sphere
+        >>> process = BrownianMotion(Sphere(2))
+        >>> x0 = torch.tensor([[0.0, 0.0, 1.0]])
+        >>> path = process.sample(x0, torch.tensor([0.5]), torch.Generator().manual_seed(0))
+        >>> path.x_t.shape, path.target.shape
+        (torch.Size([1, 3]), torch.Size([1, 3]))
+    """
+
+    def __init__(self, manifold: Manifold, schedule: Schedule | None = None, n_centres: int = 256, n_steps: int | None = None) -> None:
+        super().__init__()
+        if n_steps is not None and n_steps < 1:
+            raise ConfigError(f"BrownianMotion needs n_steps >= 1; got {n_steps}.")
+        self.manifold = manifold
+        self.schedule = schedule if schedule is not None else default_schedule(manifold)
+        self.n_centres = n_centres
+        self.n_steps = n_steps
+        self.has_target = n_steps is None
+        if self.has_target:
+            try:
+                self._kernel = heat_kernel(manifold)
+            except CapabilityError as error:
+                raise CapabilityError(
+                    f"{error} BrownianMotion({manifold}, n_steps=100) simulates it by a geodesic random walk, to be trained with ImplicitScoreMatching."
+                ) from None
+        self.prior = brownian_prior(manifold, self.schedule.tau_max, n_centres)
+
+    def sample(self, x0: Tensor, t: Tensor, generator: torch.Generator | None = None) -> PathSample:
+        tau = self.schedule.tau(t)
+        if self.n_steps is not None:
+            x_t = geodesic_random_walk(self.manifold, x0, tau, self.n_steps, generator=generator)
+            return PathSample(t, x0, x_t, None, torch.ones_like(t))
+        draw = self._kernel.sample_with_score(x0, tau, generator)
+        return PathSample(t, x0, draw.x, self.scale(t) * draw.score, torch.ones_like(t))
+
+    def noise_levels(self, t: Tensor) -> Tensor:
+        return self.schedule.tau(t).unsqueeze(-1)
+
+    def scale(self, t: Tensor) -> Tensor:
+        return self.manifold.per_point(self.schedule.tau(t).sqrt())
+
+    def drift_and_rate(self, x: Tensor, t: Tensor) -> tuple[None, Tensor]:
+        return None, self.manifold.per_point(self.schedule.rate(t))
+
+    def log_transition(self, x: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+        return heat_kernel(self.manifold).log_prob(x, x0, self.schedule.tau(t))
+
+    def fit_prior(self, x0: Tensor, generator: torch.Generator | None = None) -> None:
+        if isinstance(self.prior, HeatPrior):
+            self.prior.fit(x0, generator)

@@ -1,0 +1,31 @@
+"""Which process a manifold gets when none is named."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+from ..manifolds import Euclidean, Manifold, Product
+from .base import Process
+from .brownian import BrownianMotion
+from .langevin import Langevin
+from .product import ProductProcess
+from .schedules import LogSchedule, default_schedule
+
+__all__ = ["default_process"]
+
+
+@singledispatch
+def default_process(manifold: Manifold, tau_min: float = 1e-5) -> Process:
+    """Brownian motion with the exact heat kernel; Ornstein-Uhlenbeck on Euclidean space; factor by factor on a product."""
+    return BrownianMotion(manifold, default_schedule(manifold, tau_min))
+
+
+@default_process.register
+def _(manifold: Euclidean, tau_min: float = 1e-5) -> Process:
+    return Langevin(manifold, LogSchedule(tau_min, 12.0))
+
+
+@default_process.register
+def _(manifold: Product, tau_min: float = 1e-5) -> Process:
+    weights = None if all(w == 1 for w in manifold.weights) else manifold.weights
+    return ProductProcess(*[default_process(f, tau_min) for f in manifold.factors], weights=weights)

@@ -1,0 +1,134 @@
+"""Laws at t = 1 from which sampling starts."""
+
+from __future__ import annotations
+
+import math
+from functools import singledispatch
+
+import torch
+from torch import Tensor, nn
+
+from .._errors import CapabilityError, ConfigError
+from ..heat_kernels import HeatKernelMixture, heat_kernel
+from ..manifolds import Compact, Manifold
+from .base import Prior
+
+__all__ = ["HeatPrior", "Uniform", "WrappedNormal", "brownian_prior"]
+
+
+class Uniform:
+    """Uniform law of a compact manifold, ``log_prob = -log(volume)``.
+
+    Args:
+        manifold: a compact manifold.
+
+    Raises:
+        CapabilityError: if the manifold is not :class:`~manifold_diffusion.manifolds.Compact`.
+    """
+
+    def __init__(self, manifold: Compact) -> None:
+        if not isinstance(manifold, Compact):
+            raise CapabilityError(f"Uniform needs a compact manifold (a sphere, a torus, SO3, products of these); got {manifold}. Use WrappedNormal.")
+        self.manifold = manifold
+
+    def sample(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        return self.manifold.random_uniform(n, generator=generator, dtype=dtype, device=device)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return torch.full(self.manifold.batch_shape(x), -math.log(self.manifold.volume), dtype=x.dtype, device=x.device)
+
+
+class WrappedNormal:
+    r"""Law of :math:`\exp_o(\sigma \xi)`, with :math:`\xi` standard normal in the tangent space at the manifold's origin o.
+
+    :math:`\log p(x) = \log N(v; 0, \sigma^2 I) - \log |\det d(\exp_o)_v|`, :math:`v = \log_o x`. The formula is exact on manifolds without cut locus
+    (Euclidean, hyperbolic); elsewhere it leaves out the geodesics that are not minimal.
+    Source: Nagano et al., *A wrapped normal distribution on hyperbolic space for gradient-based learning*, 2019, arXiv:1902.02992.
+
+    Args:
+        manifold: where the law lives.
+        sigma: standard deviation.
+    """
+
+    def __init__(self, manifold: Manifold, sigma: float = 1.0) -> None:
+        if not (sigma > 0 and math.isfinite(sigma)):
+            raise ConfigError(f"WrappedNormal needs sigma > 0; got {sigma}.")
+        self.manifold, self.sigma = manifold, float(sigma)
+
+    def sample(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        origin = self.manifold.origin(dtype, device).expand(n, *self.manifold.point_shape)
+        return self.manifold.exp(origin, self.sigma * self.manifold.random_tangent(origin, generator=generator))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        origin = self.manifold.origin(x.dtype, x.device).expand_as(x)
+        v = self.manifold.log(origin, x)
+        normal = -0.5 * self.manifold.inner(origin, v, v) / self.sigma**2 - self.manifold.dim / 2 * math.log(2 * math.pi * self.sigma**2)
+        return normal - self.manifold.log_det_exp(origin, v)
+
+
+class HeatPrior(nn.Module):
+    r"""Mixture of heat kernels of Brownian time ``tau`` about centres taken from the data: the terminal law of Brownian motion where there is no uniform one.
+
+    At ``tau`` of the order of the squared spread of the data a few hundred centres stand for all of them, so that the mismatch with the
+    terminal marginal is small although Brownian motion on a non-compact manifold never forgets its start.
+
+    Args:
+        manifold: a manifold with a heat kernel.
+        tau: Brownian time of the kernels.
+        n_centres: number of centres; before :meth:`fit` all of them are the origin.
+    """
+
+    centres: Tensor
+
+    def __init__(self, manifold: Manifold, tau: float, n_centres: int = 256) -> None:
+        super().__init__()
+        if n_centres < 1:
+            raise ConfigError(f"HeatPrior needs n_centres >= 1; got {n_centres}.")
+        self.manifold, self.tau, self.n_centres = manifold, float(tau), n_centres
+        self.register_buffer("centres", manifold.origin().repeat(n_centres, *(1,) * len(manifold.point_shape)))
+
+    def fit(self, x0: Tensor, generator: torch.Generator | None = None) -> None:
+        """Take the centres from data: a random subset without replacement, repeated if there are fewer than ``n_centres`` points."""
+        order = torch.randperm(len(x0), generator=generator, device=x0.device)
+        index = order.repeat(-(-self.n_centres // len(x0)))[: self.n_centres]
+        self.centres.copy_(x0[index])
+
+    def sample(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        centres = self.centres.to(dtype=dtype or self.centres.dtype, device=device or self.centres.device)
+        index = torch.randint(self.n_centres, (n,), generator=generator, device=centres.device)
+        return heat_kernel(self.manifold).sample(centres[index], self.tau, generator=generator)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return HeatKernelMixture(self.manifold, self.centres.to(x), self.tau).log_prob(x)
+
+
+@singledispatch
+def brownian_prior(manifold: Manifold, tau: float, n_centres: int) -> Prior:
+    """Terminal law of Brownian motion: uniform on compact manifolds, a heat-kernel mixture elsewhere."""
+    return HeatPrior(manifold, tau, n_centres)
+
+
+@brownian_prior.register
+def _(manifold: Compact, tau: float, n_centres: int) -> Prior:
+    return Uniform(manifold)

@@ -1,0 +1,37 @@
+"""The manifolds on which every law runs."""
+
+from __future__ import annotations
+
+from ..manifolds import SO3, Euclidean, Hyperboloid, Manifold, Product, Sphere, Torus
+
+__all__ = ["instances"]
+
+
+def instances(power: type[Manifold] = Manifold) -> list[tuple[str, Manifold]]:
+    """Pairs ``(id, manifold)`` of built-in manifolds with a power, for ``pytest.mark.parametrize``.
+
+    Args:
+        power: capability class that the manifolds must have; default all.
+
+    Example:
+        >>> from manifold_diffusion.manifolds import LieGroup
+        >>> [name for name, _ in instances(LieGroup)]
+        ['Torus(1)', 'Torus(3)', 'SO3()']
+    """
+    manifolds = [
+        Euclidean(1),
+        Euclidean(3),
+        Sphere(1),
+        Sphere(2),
+        Sphere(7),
+        Torus(1),
+        Torus(3),
+        SO3(),
+        Hyperboloid(1),
+        Hyperboloid(2),
+        Hyperboloid(5),
+        Product(SO3(), Euclidean(3)),
+        Product(Sphere(2), Torus(1), weights=[2.0, 0.5]),
+        Product(Product(Hyperboloid(2), Sphere(1)), Euclidean(1), weights=[1.0, 3.0]),
+    ]
+    return [(repr(m), m) for m in manifolds if isinstance(m, power)]

@@ -1,0 +1,82 @@
+"""Random isometries of manifolds: a law asks that they commute with everything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import singledispatch
+
+import torch
+from torch import Tensor
+
+from ..manifolds import SO3, Euclidean, Hyperboloid, Manifold, Product, Sphere, Torus
+
+__all__ = ["random_isometry"]
+
+Isometry = Callable[[Tensor], Tensor]
+
+
+@singledispatch
+def random_isometry(manifold: Manifold, dtype: torch.dtype, generator: torch.Generator) -> Isometry | None:
+    """A random isometry, a map of points to points, or None where none is known.
+
+    A function dispatched on the manifold's class: ``random_isometry.register`` adds the isometries of another manifold.
+    """
+    return None
+
+
+def _orthogonal(n: int, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    q, r = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))
+    return (q * r.diagonal().sign()).to(dtype)
+
+
+@random_isometry.register
+def _(manifold: Euclidean, dtype: torch.dtype, generator: torch.Generator) -> Isometry:
+    turn = _orthogonal(manifold.n, dtype, generator)
+    shift = torch.randn(manifold.n, generator=generator, dtype=torch.float64).to(dtype)
+    return lambda x: x @ turn + shift
+
+
+@random_isometry.register
+def _(manifold: Sphere, dtype: torch.dtype, generator: torch.Generator) -> Isometry:
+    turn = _orthogonal(manifold.n + 1, dtype, generator)
+    return lambda x: x @ turn
+
+
+@random_isometry.register
+def _(manifold: Torus, dtype: torch.dtype, generator: torch.Generator) -> Isometry:
+    shift = (2 * math.pi * torch.rand(manifold.n, generator=generator, dtype=torch.float64) - math.pi).to(dtype)
+    order = torch.randperm(manifold.n, generator=generator)
+    return lambda x: manifold.project(x[..., order] + shift)
+
+
+@random_isometry.register
+def _(manifold: SO3, dtype: torch.dtype, generator: torch.Generator) -> Isometry:
+    left, right = manifold.random_uniform(2, generator=generator, dtype=torch.float64).to(dtype)
+    return lambda x: left @ x @ right
+
+
+@random_isometry.register
+def _(manifold: Hyperboloid, dtype: torch.dtype, generator: torch.Generator) -> Isometry:
+    """A rotation about the origin, then a Lorentz boost of rapidity at most 1."""
+    n = manifold.n
+    turn = torch.eye(n + 1, dtype=torch.float64)
+    turn[1:, 1:] = _orthogonal(n, torch.float64, generator)
+    axis = torch.randn(n, generator=generator, dtype=torch.float64)
+    axis = axis / axis.norm()
+    rapidity = float(torch.rand((), generator=generator, dtype=torch.float64))
+    boost = torch.eye(n + 1, dtype=torch.float64)
+    boost[0, 0] = math.cosh(rapidity)
+    boost[0, 1:] = boost[1:, 0] = math.sinh(rapidity) * axis
+    boost[1:, 1:] += (math.cosh(rapidity) - 1) * torch.outer(axis, axis)
+    lorentz = (turn @ boost).to(dtype)
+    return lambda x: x @ lorentz
+
+
+@random_isometry.register
+def _(manifold: Product, dtype: torch.dtype, generator: torch.Generator) -> Isometry | None:
+    maps = [random_isometry(f, dtype, generator) for f in manifold.factors]
+    known = [m for m in maps if m is not None]
+    if len(known) < len(maps):
+        return None
+    return lambda x: manifold.join(*[m(p) for m, p in zip(known, manifold.split(x), strict=True)])

@@ -1,0 +1,57 @@
+"""Points, tangent vectors and smooth fields on any manifold, for the laws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..manifolds import Compact, Manifold
+
+__all__ = ["ambient_size", "random_field", "random_function", "random_points", "random_vectors", "reach"]
+
+
+def reach(manifold: Manifold) -> float:
+    """Longest vector that the laws use: 0.99 of the injectivity radius, at most 3."""
+    return min(3.0, 0.99 * manifold.injectivity_radius)
+
+
+def random_points(manifold: Manifold, n: int, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    """Points ``(n, *point_shape)``: uniform where there is a uniform law, else at distances of up to 1.5 from the origin."""
+    if isinstance(manifold, Compact):
+        return manifold.random_uniform(n, generator=generator, dtype=dtype)
+    origin = manifold.origin(dtype=dtype).expand(n, *manifold.point_shape)
+    return manifold.exp(origin, random_vectors(manifold, origin, generator, 0.0, min(1.5, reach(manifold))))
+
+
+def random_vectors(manifold: Manifold, x: Tensor, generator: torch.Generator, low: float, high: float) -> Tensor:
+    """Tangent vectors in random directions, with lengths uniform in [low, high]."""
+    v = manifold.random_tangent(x, generator=generator)
+    length = low + (high - low) * torch.rand(manifold.batch_shape(x), generator=generator, dtype=x.dtype)
+    return manifold.per_point(length / manifold.norm(x, v)) * v
+
+
+def random_function(manifold: Manifold, dtype: torch.dtype, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+    """A smooth function, ``sin(w . embed(x) + b)``."""
+    k = manifold.embed(manifold.origin(dtype=dtype)).shape[-1]
+    w = torch.randn(k, generator=generator, dtype=torch.float64).to(dtype)
+    return lambda x: (manifold.embed(x) @ w + 0.3).sin()
+
+
+def random_field(manifold: Manifold, dtype: torch.dtype, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+    """A smooth tangent field that is not a gradient, ``to_tangent(x, sin(W embed(x) + b))``."""
+    k, size = manifold.embed(manifold.origin(dtype=dtype)).shape[-1], ambient_size(manifold)
+    w = torch.randn(k, size, generator=generator, dtype=torch.float64).to(dtype)
+    b = torch.randn(size, generator=generator, dtype=torch.float64).to(dtype)
+
+    def field(x: Tensor) -> Tensor:
+        return manifold.to_tangent(x, (manifold.embed(x) @ w + b).sin().reshape(x.shape))
+
+    return field
+
+
+def ambient_size(manifold: Manifold) -> int:
+    """Number of entries of a point."""
+    return math.prod(manifold.point_shape)

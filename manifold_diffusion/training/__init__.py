@@ -1,0 +1,33 @@
+"""Layer 6: training with Lightning: a module for anything that has a loss, data, averages, checkpoints, and ``fit``."""
+
+from .callbacks import KeepBest, RunLimits, SampleFigure
+from .checkpoint import AtomicCheckpointIO, Checkpoints, read_checkpoint
+from .csv_log import CSVLog
+from .datamodule import ManifoldDataModule
+from .ema import EMA
+from .fit import FitResult, fit
+from .loader import EvaluationLoader, TrainingLoader
+from .module import HistoryRow, Objective, TrainingModule
+from .progress import ProgressBar
+from .schedule import LearningRateSchedule
+
+__all__ = [
+    "EMA",
+    "AtomicCheckpointIO",
+    "CSVLog",
+    "Checkpoints",
+    "EvaluationLoader",
+    "FitResult",
+    "HistoryRow",
+    "KeepBest",
+    "LearningRateSchedule",
+    "ManifoldDataModule",
+    "Objective",
+    "ProgressBar",
+    "RunLimits",
+    "SampleFigure",
+    "TrainingLoader",
+    "TrainingModule",
+    "fit",
+    "read_checkpoint",
+]

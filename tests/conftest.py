@@ -1,0 +1,50 @@
+"""What every test stands on: one thread per worker, the same global seed for each test, and no test that changes torch's globals."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+import torch
+
+# A seed that no code would choose by itself: a different one after the test means that something called torch.manual_seed.
+GUARD_SEED = 7_320_508_075
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
+# The same examples in every run: a failure is then a property of the change, not of the day.
+hypothesis.settings.register_profile("default", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("default")
+
+
+def _globals() -> dict[str, object]:
+    return {
+        "default dtype": torch.get_default_dtype(),
+        "default device": torch.get_default_device(),
+        "grad mode": torch.is_grad_enabled(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "global seed": torch.initial_seed(),
+    }
+
+
+@pytest.fixture(autouse=True)
+def torch_globals_guard() -> Iterator[None]:
+    """Seed the default generator before the test, and fail the test if it leaves torch's global state changed.
+
+    Weights are drawn from the default generator, so that seeding it here makes a test independent of the tests
+    before it. A test that needs another seed takes a `torch.Generator` or works inside `torch.random.fork_rng()`.
+    """
+    torch.manual_seed(GUARD_SEED)
+    before = _globals()
+    yield
+    after = _globals()
+    changed = [f"{name}: {before[name]} before, {after[name]} after" for name in before if before[name] != after[name]]
+    if changed:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+        torch.set_grad_enabled(True)
+        torch.use_deterministic_algorithms(False)
+        pytest.fail("the test changed torch's global state (" + "; ".join(changed) + ")", pytrace=False)

@@ -1,21 +1,29 @@
 """Objects to and from plain configurations, ``{"class_path": ..., "init_args": {...}}``.
 
-A configurable part stores each argument of its constructor under an attribute of the same name. Only classes of trusted modules are ever
+A configurable part stores each argument of its constructor under an attribute of the same name. Only classes of
+trusted modules are ever
 imported from a configuration, so that a file from elsewhere can't run code.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ._errors import ConfigError
+from ._errors import ConfigError, ManifoldDiffusionError
 
-__all__ = ["from_config", "to_config"]
+__all__ = ["from_config", "nearest", "to_config"]
 
 _PLAIN = (str, int, float, bool, type(None))
+
+_OWN = tuple(
+    f"{__package__}.{name}"
+    for name in ("manifolds", "heat_kernels", "processes", "networks", "objectives", "solvers", "models")
+)
+"""Where this library's parts live; a configuration can't name other classes of it, some of which write files."""
 
 
 def to_config(value: Any) -> Any:
@@ -41,44 +49,85 @@ def to_config(value: Any) -> Any:
         if name == "self":
             continue
         if not hasattr(value, name):
-            raise ConfigError(f"{cls.__name__} can't be saved: it has no attribute {name!r} for its constructor's argument. Store it in __init__.")
+            raise ConfigError(
+                f"{cls.__name__} can't be saved: it has no attribute {name!r} for its constructor's argument. "
+                "Store it in __init__."
+            )
         argument = getattr(value, name)
         arguments[name] = to_config(list(argument) if _is_iterable_part(argument) else argument)
     return {"class_path": _path(cls), "init_args": arguments}
 
 
-def from_config(config: Any, trusted: Sequence[str] = ()) -> Any:
+def from_config(config: Any, trusted: Sequence[str] = (), given: Mapping[str, Any] | None = None) -> Any:
     """Inverse of :func:`to_config`.
 
     Args:
         config: plain form of a value.
         trusted: further packages whose classes may be built, besides this library's.
+        given: values for arguments of these names wherever the configuration leaves them out, such as the manifold
+            that all parts share.
 
     Raises:
-        ConfigError: for a class outside the trusted packages, an unknown class or key, or arguments that the class refuses.
+        ConfigError: for a class outside the trusted packages, an unknown class or key, or arguments that the class
+            refuses.
+
+    Example:
+        >>> from_config({"class_path": "manifold_diffusion.manifolds.Sphere", "init_args": {"n": 2}})
+        Sphere(2)
     """
     if isinstance(config, list):
-        return [from_config(c, trusted) for c in config]
+        return [from_config(c, trusted, given) for c in config]
     if not isinstance(config, dict):
         return config
     if "class_path" not in config:
-        return {k: from_config(v, trusted) for k, v in config.items()}
-    unknown = set(config) - {"class_path", "init_args"}
+        return {k: from_config(v, trusted, given) for k, v in config.items()}
+    unknown = sorted(set(config) - {"class_path", "init_args"})
     if unknown:
-        raise ConfigError(f"Unknown keys {sorted(unknown)} beside class_path {config['class_path']!r}; known: class_path, init_args.")
+        raise ConfigError(
+            f"Unknown key {unknown[0]!r} beside class_path "
+            f"{config['class_path']!r}"
+            f"{nearest(unknown[0], ('class_path', 'init_args'))} "
+            "Known here: class_path, init_args."
+        )
     cls = _import_class(config["class_path"], trusted)
-    arguments = {k: from_config(v, trusted) for k, v in config.get("init_args", {}).items()}
+    stated = config.get("init_args") or {}
+    if not isinstance(stated, dict):
+        raise ConfigError(f"init_args of {cls.__name__} must be a mapping of arguments; got {stated!r}.")
     parameters = inspect.signature(cls.__init__).parameters
     variadic = [name for name, p in parameters.items() if p.kind is inspect.Parameter.VAR_POSITIONAL]
     known = [name for name in parameters if name != "self"]
-    wrong = [name for name in arguments if name not in known]
-    if wrong:
-        raise ConfigError(f"{cls.__name__} has no argument {wrong[0]!r}; its arguments are {', '.join(known) or 'none'}.")
+    for name in stated:
+        if name not in known:
+            raise ConfigError(
+                f"{cls.__name__} has no argument {name!r}{nearest(str(name), known)} Its arguments: "
+                f"{', '.join(known) or 'none'}."
+            )
+    arguments = {k: from_config(v, trusted, given) for k, v in stated.items()}
+    arguments.update({k: v for k, v in (given or {}).items() if k in known and k not in arguments})
     positional = arguments.pop(variadic[0], []) if variadic else []
     try:
         return cls(*positional, **arguments)
-    except TypeError as error:
+    except ManifoldDiffusionError:
+        raise
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"{cls.__name__} can't be built from {arguments}: {error}.") from error
+
+
+def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """End of a message, with what was probably meant: ``; did you mean 'width'?``, or just a full stop.
+
+    Example:
+        >>> nearest("widht", ["width", "depth"])
+        "; did you mean 'width'?"
+        >>> nearest("colour", ["width", "depth"])
+        '.'
+    """
+    names = list(known)
+    match = difflib.get_close_matches(name, names, 1)
+    if not match:  # a word of a dotted name
+        words = {n.rsplit(".", 1)[-1]: n for n in reversed(names)}
+        match = [words[w] for w in difflib.get_close_matches(name.rsplit(".", 1)[-1], words, 1)]
+    return f"; did you mean '{prefix}{match[0]}'?" if match else "."
 
 
 def _is_iterable_part(value: Any) -> bool:
@@ -104,15 +153,27 @@ def _path(cls: type) -> str:
 
 def _import_class(path: Any, trusted: Sequence[str]) -> type:
     if not isinstance(path, str) or "." not in path:
-        raise ConfigError(f"class_path must be a dotted path such as 'manifold_diffusion.manifolds.Sphere'; got {path!r}.")
+        raise ConfigError(
+            f"class_path must be a dotted path such as 'manifold_diffusion.manifolds.Sphere'; got {path!r}."
+        )
     module, name = path.rsplit(".", 1)
-    allowed = [__package__ or "manifold_diffusion", *trusted]
-    if module.split(".")[0] not in allowed and not any(module == a or module.startswith(a + ".") for a in allowed):
-        raise ConfigError(f"class_path {path!r} is outside the trusted packages {allowed}. If you trust it, pass trusted=({module.split('.')[0]!r},).")
+    allowed = (*_OWN, *trusted)
+    if not _inside(module, allowed):
+        root = module.split(".")[0]
+        fix = (
+            "Its configurable parts are in " + ", ".join(_OWN)
+            if root == __package__
+            else f"If you trust it, pass trusted=({root!r},)"
+        )
+        raise ConfigError(f"class_path {path!r} is outside the trusted packages. {fix}.")
     try:
         cls = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"class_path {path!r} names no class: {error}.") from error
-    if not isinstance(cls, type) or cls.__module__.split(".")[0] not in {a.split(".")[0] for a in allowed}:
-        raise ConfigError(f"class_path {path!r} is not a class of the trusted packages {allowed}.")
+    if not isinstance(cls, type) or not _inside(cls.__module__, allowed):
+        raise ConfigError(f"class_path {path!r} is not a class of the trusted packages.")
     return cls
+
+
+def _inside(module: str, packages: Iterable[str]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)

@@ -3,8 +3,8 @@
 Each one uses a double ``where``: the argument is replaced by a harmless constant before the closed form is evaluated,
 so that neither the value nor any derivative of the branch that is not taken can be infinite.
 
-:func:`cos_sinc` and :func:`cosh_sinhc` take the *square* of their argument: the square of a norm is smooth where the norm is not, so
-that all derivatives of an exponential map, not just the first, are right at the zero vector.
+:func:`cos_sinc` and :func:`cosh_sinhc` take the *square* of their argument: the square of a norm is smooth where the
+norm is not, so that all derivatives of an exponential map, not just the first, are right at the zero vector.
 """
 
 from __future__ import annotations
@@ -15,7 +15,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["cos_sinc", "cosh_sinhc", "safe_norm", "safe_sqrt", "safe_unit", "sinc", "sinhc", "x_over_sin", "x_over_sinh"]
+__all__ = [
+    "cos_sinc",
+    "cosh_sinhc",
+    "safe_norm",
+    "safe_sqrt",
+    "safe_unit",
+    "sinc",
+    "sinhc",
+    "x_over_sin",
+    "x_over_sinh",
+]
 
 _LIMIT = 0.01
 """Series below this square: the first term left out is 3e-18 of the value, 1e-15 of the derivative."""
@@ -26,15 +36,16 @@ _SINC = tuple(1 / math.factorial(2 * k + 1) for k in range(6))
 
 def safe_sqrt(x: Tensor) -> Tensor:
     """Square root of max(x, 0) whose gradient at and below zero is zero."""
-    positive = x > 0
-    return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
+    zero = x <= 0  # False for NaN, which passes through
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, x).sqrt())
 
 
 def safe_norm(v: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
     """Euclidean norm whose gradient at the zero vector is zero instead of NaN.
 
-    It is the root of the sum of squares: three times faster than a norm of entries scaled by the largest one, and right for lengths
-    in [1e-18, 1e18] (float32; [1e-150, 1e150] in float64). A shorter vector counts as zero, an entry above 1.8e19 gives infinity.
+    It is the root of the sum of squares: three times faster than a norm of entries scaled by the largest one, and right
+    for lengths in [1e-18, 1e18] (float32; [1e-150, 1e150] in float64). A shorter vector counts as zero, an entry above
+    1.8e19 gives infinity.
     """
     if v.dtype == torch.float16:  # its squares underflow below 2e-4 already
         return safe_norm(v.float(), dim, keepdim).to(v.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import logging
 import math
 import os
 import signal
@@ -22,6 +23,9 @@ from torch import nn
 from manifold_diffusion._errors import CheckpointError, ConfigError, DataError, ManifoldError, NumericsError
 from manifold_diffusion._typing import Batch
 from manifold_diffusion.manifolds import Sphere
+from manifold_diffusion.networks import TangentMLP
+from manifold_diffusion.objectives import DenoisingScoreMatching, ImplicitScoreMatching
+from manifold_diffusion.processes import BrownianMotion
 from manifold_diffusion.training import (
     EMA,
     AtomicCheckpointIO,
@@ -176,6 +180,17 @@ def test_run_interrupted_within_a_step_resumes_from_its_last_checkpoint(uninterr
     assert_same(training_state(tmp_path / "last.ckpt"), state)
 
 
+def test_run_terminated_by_a_scheduler_saves_and_resumes(uninterrupted, tmp_path):
+    weights, _, state = uninterrupted
+    with pytest.raises(SystemExit):
+        run(out_dir=tmp_path, callbacks=[Call(12, lambda: os.kill(os.getpid(), signal.SIGTERM))], **LONG)
+    assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 12
+    network = make_network(seed=5)
+    run(network, out_dir=tmp_path, resume=True, **LONG)
+    assert_same(dict(network.state_dict()), dict(weights))
+    assert_same(training_state(tmp_path / "last.ckpt"), state)
+
+
 def test_run_killed_by_sigkill_resumes_bit_for_bit(uninterrupted, tmp_path):
     weights, _, state = uninterrupted
     script = tmp_path / "killed.py"
@@ -190,7 +205,7 @@ def test_run_killed_by_sigkill_resumes_bit_for_bit(uninterrupted, tmp_path):
         t.run(out_dir={str(tmp_path / "run")!r}, callbacks=[kill], **t.LONG)
         """)
     )
-    process = subprocess.run([sys.executable, str(script)], capture_output=True, timeout=120)
+    process = subprocess.run([sys.executable, str(script)], capture_output=True, timeout=300)
     assert process.returncode == -signal.SIGKILL, process.stderr.decode()
     assert read_checkpoint(tmp_path / "run" / "last.ckpt")["global_step"] == 10
     network = make_network(seed=5)
@@ -244,6 +259,24 @@ def test_finished_run_can_be_trained_longer(tmp_path):
     assert_same(training_state(tmp_path / "parts" / "last.ckpt"), training_state(tmp_path / "whole" / "last.ckpt"))
 
 
+@pytest.mark.parametrize("objective", [DenoisingScoreMatching, ImplicitScoreMatching])
+def test_score_model_on_the_sphere_trains_validates_and_resumes(tmp_path, objective):
+    process = BrownianMotion(Sphere(2))
+
+    def parts() -> tuple[nn.Module, object]:
+        torch.manual_seed(0)
+        return TangentMLP(process, width=16, depth=1, n_frequencies=16), objective(process)
+
+    options = {**LONG, "manifold": Sphere(2), "data": sphere_points(50).abs()}
+    with torch.random.fork_rng():
+        whole, stopped, resumed = parts(), parts(), parts()
+    run(*whole, **options)
+    ctrl_c = Call(13, lambda: os.kill(os.getpid(), signal.SIGINT))
+    run(*stopped, out_dir=tmp_path, callbacks=[ctrl_c], **options)
+    run(*resumed, out_dir=tmp_path, resume=True, **options)
+    assert_same(dict(resumed[0].state_dict()), dict(whole[0].state_dict()))
+
+
 # Several processes
 
 
@@ -269,7 +302,8 @@ def two_processes(tmp_path_factory):
         class Noisy(t.Fit):
             noise = []
             def loss(self, network, batch, generator=None):
-                self.noise.append(torch.randn(4, generator=generator))
+                if network.training:
+                    self.noise.append(torch.randn(4, generator=generator))
                 return super().loss(network, batch, generator)
 
         two = dict(devices=2, strategy="ddp", max_steps=4, val=t.VAL, val_every=2, warmup_steps=0)
@@ -277,7 +311,7 @@ def two_processes(tmp_path_factory):
         result = t.run(network, Noisy(), callbacks=[Record()], **two)
         rank = os.environ.get("LOCAL_RANK", "0")
         values = [row.val_loss for row in result.history if row.val_loss is not None]
-        record = dict(gradients=Record.gradients, noise=Noisy.noise[:4], weights=network.state_dict(), val=values)
+        record = dict(gradients=Record.gradients, noise=Noisy.noise, weights=network.state_dict(), val=values)
         torch.save(record, folder / f"rank{{rank}}.pt")
 
         stop = t.Call(3, lambda: os.kill(os.getpid(), 2))
@@ -288,10 +322,14 @@ def two_processes(tmp_path_factory):
         resumed = t.make_network(seed=5)
         t.run(resumed, t.Denoise(), out_dir=folder / "run", resume=True, **again)
         torch.save((whole.state_dict(), resumed.state_dict()), folder / f"resumed{{rank}}.pt")
+
+        timed = t.make_network()
+        t.run(timed, t.Denoise(), **dict(two, max_steps=None, max_time=0.5))
+        torch.save(timed.state_dict(), folder / f"timed{{rank}}.pt")
         """)
     )
     environment = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "WORLD_SIZE")}
-    process = subprocess.run([sys.executable, str(script)], capture_output=True, timeout=180, env=environment)
+    process = subprocess.run([sys.executable, str(script)], capture_output=True, timeout=400, env=environment)
     assert process.returncode == 0, process.stderr.decode()[-3000:]
     return folder
 
@@ -327,6 +365,11 @@ def test_two_processes_resume_bit_for_bit(two_processes):
     for rank in (0, 1):
         whole, resumed = torch.load(two_processes / f"resumed{rank}.pt")
         assert_same(dict(resumed), dict(whole))
+
+
+def test_two_processes_agree_when_time_is_the_limit(two_processes):
+    first, second = (torch.load(two_processes / f"timed{rank}.pt") for rank in (0, 1))
+    assert_same(dict(first), dict(second))
 
 
 # Weight averages
@@ -444,7 +487,7 @@ def test_optimizer_uses_the_schedule():
 def test_training_lowers_the_loss():
     result = run(objective=Fit(), val=VAL, max_steps=200, lr=1e-2, val_every=50)
     losses = [row.val_loss for row in result.history if row.val_loss is not None]
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.7 * losses[0]
 
 
 # Randomness
@@ -479,11 +522,12 @@ def test_float64_network_trains_in_float64():
 
 
 def test_fit_leaves_global_state_alone():
-    handler, level = signal.getsignal(signal.SIGINT), __import__("logging").getLogger("pytorch_lightning").level
+    network, logger = make_network(), logging.getLogger("pytorch_lightning")
+    handler, level, log_filters = signal.getsignal(signal.SIGINT), logger.level, list(logger.filters)
     state, filters = torch.get_rng_state(), list(warnings.filters)
-    run(val=VAL)
+    run(network, val=VAL)
     assert signal.getsignal(signal.SIGINT) is handler
-    assert __import__("logging").getLogger("pytorch_lightning").level == level
+    assert (logger.level, logger.filters) == (level, log_filters)
     assert torch.equal(torch.get_rng_state(), state) and warnings.filters == filters
 
 
@@ -767,6 +811,21 @@ def test_sample_figure_draws_with_averaged_weights(tmp_path):
     run(network, max_steps=10, callbacks=[SampleFigure(draw, every=5, out_dir=tmp_path)], keep="last", ema_decay=0.5)
     assert sorted(path.name for path in tmp_path.glob("*.png")) == ["step-0000005.png", "step-0000010.png"]
     assert modes == [False, False]
+
+
+def test_picture_that_fails_does_not_end_the_run():
+    def draw(network: nn.Module, step: int) -> None:
+        raise ValueError("no samples")
+
+    with pytest.warns(UserWarning, match="no picture of step 5: ValueError: no samples"):
+        assert run(max_steps=6, callbacks=[SampleFigure(draw, every=5)]).steps == 6
+
+
+def test_network_in_evaluation_mode_is_trained_in_training_mode():
+    modes = []
+    network = make_network().eval()
+    run(network, max_steps=2, callbacks=[Call(1, lambda: modes.append(network.training))])
+    assert modes == [True] and not network.training
 
 
 def test_progress_shows_loss_and_validation(capsys):

@@ -49,7 +49,9 @@ def point_set(
         tensor([[ 3.1416, -1.5708]])
     """
     try:
-        tensor = values.detach().double() if isinstance(values, Tensor) else torch.as_tensor(values, dtype=torch.float64)
+        tensor = (
+            values.detach().double() if isinstance(values, Tensor) else torch.as_tensor(values, dtype=torch.float64)
+        )
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{name} can't be read as an array of numbers: {error}") from error
     if tensor.dim() == 0:

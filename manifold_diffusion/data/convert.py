@@ -18,9 +18,9 @@ __all__ = ["Coordinates", "raise_bad_rows", "to_points"]
 Coordinates = Literal["auto", "ambient", "latlon", "degrees", "radians"]
 """What the columns of a file are.
 
-``ambient``: the entries of a point, row by row. ``latlon``: latitude and longitude in degrees, for ``Sphere(2)``. ``degrees`` and ``radians``:
-angles, for ``Torus(n)``; on a torus ``radians`` and ``ambient`` are the same. ``auto``: ``latlon`` for ``Sphere(2)`` if the header names a latitude and a
-longitude, else ``ambient``.
+``ambient``: the entries of a point, row by row. ``latlon``: latitude and longitude in degrees, for ``Sphere(2)``.
+``degrees`` and ``radians``: angles, for ``Torus(n)``; on a torus ``radians`` and ``ambient`` are the same. ``auto``:
+``latlon`` for ``Sphere(2)`` if the header names a latitude and a longitude, else ``ambient``.
 """
 
 _ROUNDING = 1e-4
@@ -29,7 +29,9 @@ _ROUNDING = 1e-4
 _SHOWN = 5
 
 
-def raise_bad_rows(name: str, bad: Tensor, where: Callable[[int], str], describe: Callable[[int], str], fix: str = "") -> None:
+def raise_bad_rows(
+    name: str, bad: Tensor, where: Callable[[int], str], describe: Callable[[int], str], fix: str = ""
+) -> None:
     """Raise :class:`DataError` if any row is bad, naming the first rows.
 
     Args:
@@ -43,7 +45,11 @@ def raise_bad_rows(name: str, bad: Tensor, where: Callable[[int], str], describe
     if not rows:
         return
     total = int(bad.sum())
-    more = "" if total == 1 else f" ({total} bad rows: {', '.join(where(i) for i in rows[:_SHOWN])}{', ...' if total > _SHOWN else ''})"
+    more = (
+        ""
+        if total == 1
+        else f" ({total} bad rows: {', '.join(where(i) for i in rows[:_SHOWN])}{', ...' if total > _SHOWN else ''})"
+    )
     raise DataError(f"{name}, {where(rows[0])}: {describe(rows[0])}{more}.{' ' + fix if fix else ''}")
 
 
@@ -79,27 +85,48 @@ def to_points(
     if coordinates == "latlon" and manifold != Sphere(2):
         raise ConfigError(f"coordinates='latlon' belongs to Sphere(2); got {manifold}. Use coordinates='ambient'.")
     if coordinates in ("degrees", "radians") and not is_torus:
-        raise ConfigError(f"coordinates={coordinates!r} belongs to Torus(n); got {manifold}. Use coordinates='ambient'.")
+        raise ConfigError(
+            f"coordinates={coordinates!r} belongs to Torus(n); got {manifold}. Use coordinates='ambient'."
+        )
     expected = 2 if coordinates == "latlon" else math.prod(manifold.point_shape)
     if values.shape[1] != expected:
         raise DataError(
-            f"{name}: {values.shape[1]} columns of numbers, but {coordinates} coordinates of {manifold} are {expected}. Name the columns with columns=."
+            f"{name}: {values.shape[1]} columns, but {coordinates} coordinates of {manifold} are {expected}: "
+            "name the columns with columns=."
         )
     if len(values) == 0:
         raise DataError(f"{name}: no rows of data.")
 
-    raise_bad_rows(name, ~values.isfinite().all(1), where, lambda i: f"coordinates {_row(values, i)} are not all finite", "Drop or repair such rows.")
+    raise_bad_rows(
+        name,
+        ~values.isfinite().all(1),
+        where,
+        lambda i: f"coordinates {_row(values, i)} are not all finite",
+        "Drop or repair such rows.",
+    )
     if coordinates == "latlon":
         lat, lon = values.unbind(1)
         order = "Expected: latitude, longitude, in degrees."
         raise_bad_rows(name, lat.abs() > 90, where, lambda i: f"latitude {float(lat[i]):g} is outside [-90, 90]", order)
-        raise_bad_rows(name, (lon < -180) | (lon > 360), where, lambda i: f"longitude {float(lon[i]):g} is outside [-180, 360]", order)
+        raise_bad_rows(
+            name,
+            (lon < -180) | (lon > 360),
+            where,
+            lambda i: f"longitude {float(lon[i]):g} is outside [-180, 360]",
+            order,
+        )
         return latlon_to_points(values).to(dtype)
     if is_torus:
         turn, unit = (360.0, "degrees") if coordinates == "degrees" else (2 * math.pi, "radians")
         fix = "" if unit == "degrees" else "If these are degrees, say so: coordinates='degrees'."
         outside = values.abs().amax(1) > turn * (1 + 1e-6)
-        raise_bad_rows(name, outside, where, lambda i: f"angles {_row(values, i)} are outside one turn, [-{turn:g}, {turn:g}] {unit}", fix)
+        raise_bad_rows(
+            name,
+            outside,
+            where,
+            lambda i: f"angles {_row(values, i)} are outside one turn, [-{turn:g}, {turn:g}] {unit}",
+            fix,
+        )
         return _inside(manifold, manifold.project(torch.deg2rad(values) if unit == "degrees" else values), dtype)
 
     points = values.reshape(-1, *manifold.point_shape)
@@ -108,7 +135,9 @@ def to_points(
         name,
         ~(defect <= _ROUNDING),
         where,
-        lambda i: f"the point is not on {manifold}: {manifold.defect_formula} = {float(defect[i]):.1e} > {_ROUNDING:.0e}",
+        lambda i: (
+            f"the point is not on {manifold}: {manifold.defect_formula} = {float(defect[i]):.1e} > {_ROUNDING:.0e}"
+        ),
         f"Project first ({manifold}.project), or say what the columns are with coordinates=.",
     )
     return _inside(manifold, manifold.project(points), dtype)

@@ -16,7 +16,8 @@ def latlon_to_points(latlon: Tensor) -> Tensor:
     r"""Unit vectors of places, :math:`(\cos\phi\cos\lambda,\ \cos\phi\sin\lambda,\ \sin\phi)`, on a spherical Earth.
 
     Args:
-        latlon: latitude :math:`\phi` in [-90, 90] and longitude :math:`\lambda` in [-180, 360], in degrees, ``(*batch, 2)``.
+        latlon: latitude :math:`\phi` in [-90, 90] and longitude :math:`\lambda` in [-180, 360], in degrees, ``(*batch,
+            2)``.
 
     Returns:
         Points of ``Sphere(2)``, ``(*batch, 3)``; the poles are exact.
@@ -38,8 +39,9 @@ def latlon_to_points(latlon: Tensor) -> Tensor:
         row = int((~good).reshape(-1).nonzero()[0])
         at = latlon.reshape(-1, 2)[row].tolist()
         raise DataError(
-            f"latlon: {int((~good).sum())} of {good.numel()} places are out of range, first at row {row}: latitude {at[0]:g} "
-            f"(expected [-90, 90]), longitude {at[1]:g} (expected [-180, 360]). Are the columns in the order latitude, longitude?"
+            f"latlon: {int((~good).sum())} of {good.numel()} places are out of range, first at row {row}: "
+            f"latitude {at[0]:g} (expected [-90, 90]), longitude {at[1]:g} (expected [-180, 360]). "
+            "Are the columns in the order latitude, longitude?"
         )
     cos_lat, sin_lat = _circle(lat)
     cos_lon, sin_lon = _circle(lon)
@@ -47,7 +49,7 @@ def latlon_to_points(latlon: Tensor) -> Tensor:
 
 
 def _circle(degrees: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of an angle in degrees, exact at the multiples of 90: the remainder in [-45, 45] is what is rounded."""
+    """Cosine and sine of an angle in degrees, exact at the multiples of 90: only the rest in [-45, 45] is rounded."""
     quarter = (degrees / 90).round()
     rest = torch.deg2rad(degrees - 90 * quarter)
     c, s = rest.cos(), rest.sin()
@@ -58,7 +60,7 @@ def _circle(degrees: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def points_to_latlon(x: Tensor) -> Tensor:
-    """Latitude and longitude in degrees of points of ``Sphere(2)``; the longitude is in (-180, 180], and 0 at the poles.
+    """Latitude and longitude in degrees of points of ``Sphere(2)``; longitude in (-180, 180], 0 at the poles.
 
     Args:
         x: ``(*batch, 3)``.
@@ -79,7 +81,7 @@ def points_to_latlon(x: Tensor) -> Tensor:
 
 
 def load_airports(dtype: torch.dtype = torch.float32, deduplicate: bool = True) -> PointSet:
-    """The airports of the world on ``Sphere(2)``, from the package ``airportsdata``, sorted by their ICAO or local code.
+    """The airports of the world on ``Sphere(2)``, from the package ``airportsdata``, sorted by their code.
 
     The release of 2026-09-05 has 28,298 airports at 28,293 distinct places.
 

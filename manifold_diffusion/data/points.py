@@ -46,7 +46,9 @@ class PointSet:
     def __post_init__(self) -> None:
         self.manifold.check_point(self.points, self.name)
         if self.points.dim() != 1 + len(self.manifold.point_shape):
-            raise DataError(f"{self.name} must have shape (n, *{self.manifold.point_shape}); got {tuple(self.points.shape)}.")
+            raise DataError(
+                f"{self.name} must have shape (n, *{self.manifold.point_shape}); got {tuple(self.points.shape)}."
+            )
         if len(self.points) == 0:
             raise DataError(f"{self.name} holds no points.")
 
@@ -120,8 +122,9 @@ def split(
 ) -> Split:
     """Split into training, validation and test points, the same way every time.
 
-    Exact repeats are dropped first, so that no test point stands in the training set: a density with atoms there would reach any
-    likelihood. Validation and test get ``floor(fraction * n)`` points, training the rest (or its floor, if the fractions don't add up to 1).
+    Exact repeats are dropped first, so that no test point stands in the training set: a density with atoms there would
+    reach any likelihood. Validation and test get ``floor(fraction * n)`` points, training the rest (or its floor, if
+    the fractions don't add up to 1).
 
     Args:
         points: a :class:`PointSet` or a tensor ``(n, *point_shape)``.
@@ -153,7 +156,9 @@ def split(
         n_train = n - n_val - n_test
     for part, fraction, size in zip(("train", "val", "test"), parts, (n_train, n_val, n_test), strict=True):
         if fraction > 0 and size == 0:
-            raise DataError(f"{n} distinct points are too few: the part {part!r} with fraction {fraction} would be empty.")
+            raise DataError(
+                f"{n} distinct points are too few: the part {part!r} with fraction {fraction} would be empty."
+            )
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).to(tensor.device)
     train, val, test = (tensor[i] for i in order[: n_train + n_val + n_test].split([n_train, n_val, n_test]))
     return Split(train, val, test, seed, n_duplicates)

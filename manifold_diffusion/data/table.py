@@ -35,11 +35,12 @@ def load_csv(
     dtype: torch.dtype = torch.float32,
     deduplicate: bool = False,
 ) -> PointSet:
-    """Points from a table of text: places on Earth, torsion angles, or the entries of points of any manifold.
+    r"""Points from a table of text: places on Earth, torsion angles, or the entries of points of any manifold.
 
-    Blank lines and lines that start with ``#`` are skipped. The first row is a header if none of its fields is a number. Without ``columns``
-    latitude and longitude are found by their names (``lat``, ``latitude``, ``lon``, ``long``, ``lng``, ``longitude``, in any case), and other
-    coordinates are the columns that hold numbers in the first row of data, in their order.
+    Blank lines and lines that start with ``#`` are skipped. The first row is a header if none of its fields is a
+    number. Without ``columns`` latitude and longitude are found by their names (``lat``, ``latitude``, ``lon``,
+    ``long``, ``lng``, ``longitude``, in any case), and other coordinates are the columns that hold numbers in the first
+    row of data, in their order.
 
     Args:
         path: the file, in UTF-8.
@@ -54,13 +55,14 @@ def load_csv(
 
     Raises:
         ConfigError: coordinates that don't belong to the manifold.
-        DataError: the file is missing, empty or not text, a column does not exist, or rows are missing a coordinate, or have one that is not
-            a number, out of range or off the manifold: the line of the first such row, and how many there are.
+        DataError: the file is missing, empty or not text, a column does not exist, or rows are missing a coordinate, or
+            have one that is not a number, out of range or off the manifold: the line of the first such row, and how
+            many there are.
 
     Example:
         >>> import tempfile, pathlib
         >>> path = pathlib.Path(tempfile.mkdtemp()) / "places.csv"
-        >>> _ = path.write_text("city,lat,lon\\nQuito,0,-78.5\\nOslo,59.9,10.7\\n")
+        >>> _ = path.write_text("city,lat,lon\nQuito,0,-78.5\nOslo,59.9,10.7\n")
         >>> load_csv(path, Sphere(2))
         PointSet(places: 2 points on Sphere(2), torch.float32, 0 duplicates)
     """
@@ -91,7 +93,9 @@ def _read(path: Path, delimiter: str | None) -> _Table:
     except OSError as error:
         raise DataError(f"{path}: can't be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text file in UTF-8 (byte {error.start}). Is it compressed or binary?") from error
+        raise DataError(
+            f"{path}: not a text file in UTF-8 (byte {error.start}). Is it compressed or binary?"
+        ) from error
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
         raise DataError(f"{path}, line {line}: a NUL byte: the file is corrupt or binary.")
@@ -102,7 +106,8 @@ def _read(path: Path, delimiter: str | None) -> _Table:
 
     def data_lines() -> Iterator[str]:
         nonlocal current
-        for current, line in enumerate(source_lines, 1):  # read below, after csv has pulled a line
+        for number, line in enumerate(source_lines, 1):
+            current = number  # read below, after csv has pulled the line
             stripped = line.strip()
             if stripped.startswith("#"):
                 comments.append(stripped.lstrip("# "))
@@ -140,10 +145,17 @@ def _columns(
     table: _Table, manifold: Manifold, columns: Sequence[str | int] | None, coordinates: Coordinates
 ) -> tuple[list[int], Coordinates]:
     """Indices of the columns, and what they are."""
-    latlon = _latlon_columns(table) if columns is None and manifold == Sphere(2) and coordinates in ("auto", "latlon") else None
+    latlon = (
+        _latlon_columns(table)
+        if columns is None and manifold == Sphere(2) and coordinates in ("auto", "latlon")
+        else None
+    )
     if coordinates == "latlon" and columns is None and manifold == Sphere(2) and latlon is None:
         found = f"the header is {', '.join(table.header)}" if table.header else "there is no header"
-        raise DataError(f"{table.path}: no columns called latitude and longitude; {found}. Name them: columns=('...', '...') or (0, 1).")
+        raise DataError(
+            f"{table.path}: no columns called latitude and longitude; {found}. "
+            "Name them: columns=('...', '...') or (0, 1)."
+        )
     if latlon is not None:
         return latlon, "latlon"
     if columns is not None:
@@ -155,9 +167,14 @@ def _columns(
     resolved: Coordinates = "ambient" if coordinates == "auto" else coordinates
     expected = math.prod(manifold.point_shape)
     if len(indices) != expected and resolved != "latlon":
-        hint = " For latitude and longitude name the columns: columns=(0, 1), coordinates='latlon'." if manifold == Sphere(2) else ""
+        hint = (
+            " For latitude and longitude name the columns: columns=(0, 1), coordinates='latlon'."
+            if manifold == Sphere(2)
+            else ""
+        )
         raise DataError(
-            f"{table.path}, {table.where(0)}: {len(indices)} columns hold numbers, but a point of {manifold} has {expected} entries. "
+            f"{table.path}, {table.where(0)}: {len(indices)} columns hold numbers, "
+            f"but a point of {manifold} has {expected} entries. "
             f"Name the columns with columns=.{hint}"
         )
     return indices, resolved
@@ -170,7 +187,9 @@ def _latlon_columns(table: _Table) -> list[int] | None:
     prefixes = [(re.match(r"[a-z]*", cell) or [""])[0] for cell in lowered]  # "latitude (deg)", "lat_deg"
     found = []
     for names in (_LATITUDE, _LONGITUDE):
-        matches = [i for i, cell in enumerate(lowered) if cell in names] or [i for i, cell in enumerate(prefixes) if cell in names]
+        matches = [i for i, cell in enumerate(lowered) if cell in names] or [
+            i for i, cell in enumerate(prefixes) if cell in names
+        ]
         if len(matches) > 1:
             several = ", ".join(table.header[i] for i in matches)
             raise DataError(f"{table.path}: several columns could be the {names[1]}: {several}. Choose with columns=.")

@@ -72,8 +72,9 @@ class CompactLaw(ABC):
         """The law at ascending times and angles in [0, pi], ascending."""
 
     def _series(self, zonal: Zonal, tau: np.ndarray, theta: np.ndarray, max_drop: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        rows = sum_series(zonal, np.cos(theta), tau, max_drop)
-        half = 2 * np.sin(theta / 2) ** 2
+        cosines = np.cos(theta)
+        rows = sum_series(zonal, cosines, tau, max_drop)
+        half = 1 - cosines  # of the rounded cosine, at which the series is exact
         slope = np.array([r.slope for r in rows]).reshape(len(tau), len(theta))
         drop = np.array([r.drop for r in rows]).reshape(len(tau), len(theta))
         drop = np.where(half > 0, drop / np.where(half > 0, half, 1.0), slope)
@@ -172,7 +173,7 @@ class RotationLaw(CompactLaw):
         with np.errstate(divide="ignore", invalid="ignore"):
             # (1/w - cot(w/2)/2) / sin w by its series at 0
             fraction = np.where(w < 0.01, 1 / 12 + 11 * w**2 / 720, (1 / w - 0.5 / np.tan(w / 2)) / np.sin(w))
-            e = (2 * np.pi - w) / w * second
+            e = np.where(w < 0.1, 0.0, (2 * np.pi - w) / w * second)
             pull = np.where(e > 0, e / (1 + e) * (2 * np.pi / t - 1 / (2 * np.pi - w) - 1 / w), 0.0)
             inner = 1 / (np.sinc(w / np.pi) * t) - fraction - np.where(e > 0, pull / np.sin(w), 0.0)
             tanh = np.tanh(np.pi * x / t)

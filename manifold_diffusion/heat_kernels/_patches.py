@@ -100,6 +100,21 @@ class Patches:
         row = torch.nn.functional.embedding(index, self.rows)
         return self._evaluate(row, f, g)
 
+    def at_time(self, time: Tensor, radial: Tensor) -> Tensor:
+        """A one-channel table at radial coordinates ``(queries, centres)`` with a time per centre, ``(centres,)`` or ``(1,)``."""
+        i, f = self.locate(time, self.time_start, self.time_scale, self.cells)
+        j, g = self.locate(radial, self.radial_start, self.radial_scale, self.columns)
+        rows = self.rows.view(self.cells, self.columns, self.p, self.q).index_select(0, i.long())
+        curve = rows[:, :, self.p - 1]
+        for a in range(self.p - 2, -1, -1):
+            curve = rows[:, :, a] + f[:, None, None] * curve
+        first = torch.arange(len(time), dtype=torch.long, device=time.device) * self.columns
+        terms = torch.nn.functional.embedding(j.long() + first, curve.reshape(-1, self.q)).unbind(-1)
+        value = terms[-1]
+        for term in reversed(terms[:-1]):
+            value = torch.addcmul(term, g, value)
+        return value
+
     def _evaluate(self, row: Tensor, f: Tensor, g: Tensor) -> tuple[Tensor, ...]:
         terms = row.unbind(-1)  # order: power of f, power of g, channel
         out = []

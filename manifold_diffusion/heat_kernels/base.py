@@ -73,6 +73,20 @@ class HeatKernel(ABC):
         x = self.sample(x0, tau, generator)
         return KernelSample(x, self.score(x, x0, tau))
 
+    def pairwise_log_prob(self, x: Tensor, centres: Tensor, tau: Tensor) -> Tensor:
+        """Log density of every pair, ``(queries, centres)``.
+
+        Args:
+            x: queries, ``(queries, *point_shape)``.
+            centres: starting points, ``(centres, *point_shape)``.
+            tau: Brownian time per centre, ``(centres,)`` or ``(1,)``, positive (not checked).
+        """
+        return self.log_prob(x.unsqueeze(1), centres, tau)
+
+    def weighted_score(self, x: Tensor, centres: Tensor, tau: Tensor, weights: Tensor) -> Tensor:
+        """Sum over the centres of ``weights`` (``(queries, centres)``) times the score, ``(queries, *point_shape)``."""
+        return (point_scale(self.manifold, weights) * self.score(x.unsqueeze(1), centres, tau)).sum(1)
+
     def __repr__(self) -> str:
         return f"heat_kernel({self.manifold})"
 

@@ -1,4 +1,7 @@
-"""Layer 1: geometry only. One file a family; a newcomer adds a manifold by writing the five methods of :class:`Manifold`."""
+"""Layer 1: geometry only.
+
+One file a family; a newcomer adds a manifold by writing the five methods of :class:`Manifold`.
+"""
 
 from .base import Compact, LieGroup, Manifold, NoncompactSymmetric, Spectral
 from .calculus import divergence, divergence_along, gradient, hutchinson_divergence
@@ -7,6 +10,7 @@ from .hyperboloid import Hyperboloid
 from .product import Product
 from .so3 import SO3
 from .sphere import Sphere
+from .symmetry import Symmetry, geodesic_symmetry
 from .torus import Torus
 
 __all__ = [
@@ -20,8 +24,10 @@ __all__ = [
     "Product",
     "Spectral",
     "Sphere",
+    "Symmetry",
     "Torus",
     "divergence",
+    "geodesic_symmetry",
     "divergence_along",
     "gradient",
     "hutchinson_divergence",

@@ -18,22 +18,25 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, tor
 
 
 class Manifold(ABC):
-    r"""A Riemannian manifold whose points are tensors ``(*batch, *point_shape)``; a tangent vector has its point's shape.
+    r"""A Riemannian manifold: points are tensors ``(*batch, *point_shape)``, tangent vectors have their point's shape.
 
-    A new manifold writes the five abstract methods and calls ``super().__init__(dim, point_shape, *args)``, where ``args`` are its
-    constructor arguments (they give equality, hashing and ``repr``). Everything else is derived, and can be overridden where a
-    closed form is faster or more accurate. Extra powers are the capability classes :class:`Compact`, :class:`Spectral`,
-    :class:`LieGroup` and :class:`NoncompactSymmetric`.
+    A new manifold writes the five abstract methods and calls ``super().__init__(dim, point_shape, *args)``, where
+    ``args`` are its constructor arguments (they give equality, hashing and ``repr``). Everything else is derived, and
+    can be overridden where a closed form is faster or more accurate. Extra powers are the capability classes
+    :class:`Compact`, :class:`Spectral`, :class:`LieGroup` and :class:`NoncompactSymmetric`.
 
-    Batch shapes of the arguments of ``inner``, ``norm``, ``exp``, ``log``, ``dist`` and ``transport`` broadcast. Methods don't check their input
-    (see :meth:`check_point`), keep its dtype and device, and work under ``torch.func`` (``jvp``, ``vmap``) and double backward.
+    Batch shapes of the arguments of ``inner``, ``norm``, ``exp``, ``log``, ``dist`` and ``transport`` broadcast.
+    Methods don't check their input (see :meth:`check_point`), keep its dtype and device, and work under ``torch.func``
+    (``jvp``, ``vmap``) and double backward.
 
     Attributes:
         dim: dimension of the manifold.
         point_shape: shape of one point.
-        isometric: whether :meth:`divergence_correction` is zero. True for a metric that is a constant bilinear form of the ambient entries
-            (Euclidean or Minkowski) in which :meth:`to_tangent` is orthogonal. Leave it False when in doubt: that is right for every metric.
-        injectivity_radius: below this length, tangent vectors and geodesics correspond: ``log(x, exp(x, v)) = v``. Infinite by default.
+        isometric: whether :meth:`divergence_correction` is zero. True for a metric that is a constant bilinear form of
+            the ambient entries (Euclidean or Minkowski) in which :meth:`to_tangent` is orthogonal. Leave it False when
+            in doubt: that is right for every metric.
+        injectivity_radius: below this length, tangent vectors and geodesics correspond: ``log(x, exp(x, v)) = v``.
+            Infinite by default.
     """
 
     dim: int
@@ -77,7 +80,8 @@ class Manifold(ABC):
     def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
         """Orthogonal projection, in the ambient metric, of an ambient vector onto the tangent space at ``x``.
 
-        The ambient metric is the Euclidean one of the entries; another constant form (Minkowski) only where :attr:`isometric` is True.
+        The ambient metric is the Euclidean one of the entries; another constant form (Minkowski) only where
+        :attr:`isometric` is True.
         """
 
     @abstractmethod
@@ -106,14 +110,15 @@ class Manifold(ABC):
         return self.norm(x, self.log(x, y))
 
     def geodesic(self, x: Tensor, y: Tensor, t: Tensor | float) -> Tensor:
-        """Point at fraction ``t`` (scalar or ``(*batch,)``) of the minimal geodesic from ``x`` (t = 0) to ``y`` (t = 1)."""
+        """Point at fraction ``t`` (scalar or ``(*batch,)``) of the minimal geodesic from ``x`` (0) to ``y`` (1)."""
         return self.exp(x, self.per_point(torch.as_tensor(t, dtype=x.dtype, device=x.device)) * self.log(x, y))
 
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """Parallel transport of ``v`` from ``x`` to ``y`` along the minimal geodesic.
 
         The default is one step of the pole ladder, which is exact on symmetric spaces for any step
-        (Guigui and Pennec, *Numerical accuracy of ladder schemes for parallel transport on manifolds*, 2020, arXiv:2007.07585).
+        (Guigui and Pennec, *Numerical accuracy of ladder schemes for parallel transport on manifolds*, 2020,
+        arXiv:2007.07585).
         """
         length = self.per_point(self.norm(x, v))
         scale = 0.1 / torch.where(length > 0, length, torch.ones_like(length))
@@ -122,7 +127,7 @@ class Manifold(ABC):
         return -self.log(y, mirrored) / scale
 
     def random_tangent(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Tangent vector that is standard normal in the metric at ``x``: its ``dim`` coefficients in an orthonormal basis are N(0, 1)."""
+        """Standard normal tangent vector: its ``dim`` coefficients in an orthonormal basis at ``x`` are N(0, 1)."""
         basis = self.tangent_basis(x)
         shape = basis.shape[: basis.dim() - len(self.point_shape)]
         coefficients = torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
@@ -131,8 +136,8 @@ class Manifold(ABC):
     def tangent_basis(self, x: Tensor) -> Tensor:
         """Orthonormal basis of the tangent space, ``(*batch, dim, *point_shape)``.
 
-        The default orthonormalises a Euclidean frame of the tangent space by the Cholesky factor of its Gram matrix: a smooth field of
-        bases around ``x``, so that derivatives in ``x`` are right.
+        The default orthonormalises a Euclidean frame of the tangent space by the Cholesky factor of its Gram matrix: a
+        smooth field of bases around ``x``, so that derivatives in ``x`` are right.
         """
         frame = self._project_frame(x, self._frame(x))
         factor = torch.linalg.cholesky(self._gram(x, frame))
@@ -142,15 +147,16 @@ class Manifold(ABC):
     def divergence_correction(self, x: Tensor, v: Tensor) -> Tensor:
         r"""What the trace of the ambient derivative lacks to the divergence: :math:`v[\log\rho]`, ``(*batch,)``.
 
-        With :math:`P` the projection :meth:`to_tangent` and :math:`\rho` the density of the Riemannian volume with respect to the area that the
-        ambient Euclidean metric gives,
+        With :math:`P` the projection :meth:`to_tangent` and :math:`\rho` the density of the Riemannian volume with
+        respect to the area that the ambient Euclidean metric gives,
 
         .. math:: \mathrm{div}\, v = \mathrm{tr}(P \circ Dv) + v[\log\rho], \qquad
             \rho = \sqrt{\det \langle f_i, f_j\rangle_x / \det (f_i \cdot f_j)}
 
-        for any frame :math:`f_i` of the tangent space. The first term is the divergence of the submanifold of Euclidean space, the second the
-        change of measure: no Christoffel symbols, and one forward-mode product of a ``dim`` x ``dim`` determinant. In a metric that is a
-        constant form of the ambient entries :math:`\rho` is constant, and :attr:`isometric` says so at no cost. Override it where
+        for any frame :math:`f_i` of the tangent space. The first term is the divergence of the submanifold of Euclidean
+        space, the second the change of measure: no Christoffel symbols, and one forward-mode product of a ``dim`` x
+        ``dim`` determinant. In a metric that is a constant form of the ambient entries :math:`\rho` is constant, and
+        :attr:`isometric` says so at no cost. Override it where
         :math:`\rho` is known: the upper half-plane has :math:`\rho = y^{-2}`, hence :math:`-2 v_y / y`.
 
         Args:
@@ -166,10 +172,12 @@ class Manifold(ABC):
             flat = f.flatten(len(self.batch_shape(p)) + 1)
             return (torch.logdet(self._gram(p, f)) - torch.logdet(flat @ flat.mT)) / 2
 
-        return torch.func.jvp(log_density, (x,), (v,))[1]
+        # Contiguous, as forward mode refuses expanded tensors; cast, as torch promotes its derivatives of float32
+        # scalars to float64.
+        return torch.func.jvp(log_density, (x.contiguous(),), (v.contiguous(),))[1].to(v.dtype)
 
     def _frame(self, x: Tensor) -> Tensor:
-        """Euclidean-orthonormal frame of the tangent space, ``(*batch, dim, *point_shape)``, a constant for derivatives."""
+        """Euclidean-orthonormal frame, ``(*batch, dim, *point_shape)``, a constant for derivatives."""
         x, size, batch = x.detach(), math.prod(self.point_shape), self.batch_shape(x)
         units = torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, *self.point_shape)
         if self.dim == size:
@@ -189,7 +197,10 @@ class Manifold(ABC):
         return self.inner(x.unsqueeze(axis).unsqueeze(axis).expand_as(rows), rows, columns)
 
     def origin(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
-        """A reference point, ``point_shape``: centre of the wrapped normal, corner of test grids. Default: ``project`` of (1, 0, ..., 0)."""
+        """A reference point, ``point_shape``: centre of the wrapped normal, corner of test grids.
+
+        Default: ``project`` of (1, 0, ..., 0).
+        """
         first = torch.zeros(math.prod(self.point_shape), dtype=dtype, device=device)
         first[0] = 1
         return self.project(first.reshape(self.point_shape))
@@ -197,28 +208,33 @@ class Manifold(ABC):
     def log_det_exp(self, x: Tensor, v: Tensor) -> Tensor:
         r"""Logarithm of the volume distortion of the exponential map, :math:`\log |\det d(\exp_x)_v|`, ``(*batch,)``.
 
-        The density of ``exp_x(v)`` is the density of ``v`` divided by this factor. The default differentiates ``exp`` in ``dim``
-        directions and compares orthonormal bases at both ends.
+        The density of ``exp_x(v)`` is the density of ``v`` divided by this factor. The default differentiates ``exp``
+        in ``dim`` directions and compares orthonormal bases at both ends.
         """
-        basis = self.tangent_basis(x)
-        y = self.exp(x, v)
-        end = self.tangent_basis(y)
-        columns = []
-        for i in range(self.dim):
-            direction = basis.select(basis.dim() - len(self.point_shape) - 1, i)
-            _, image = torch.func.jvp(lambda w: self.exp(x, w), (v,), (direction,))
-            image, at = image.unsqueeze(v.dim() - len(self.point_shape)), y.unsqueeze(v.dim() - len(self.point_shape))
-            columns.append(self.inner(at, end, image.expand_as(end)))
-        return torch.linalg.slogdet(torch.stack(columns, -1))[1]
+        axis = len(self.batch_shape(v))
+        directions = self.tangent_basis(x).movedim(axis, 0)
+        end = self.tangent_basis(self.exp(x, v))
+
+        def column(direction: Tensor) -> Tensor:
+            y, image = torch.func.jvp(lambda w: self.exp(x, w), (v.contiguous(),), (direction,))[:2]
+            return self.inner(y.unsqueeze(axis).expand_as(end), end, image.unsqueeze(axis).expand_as(end))
+
+        return torch.linalg.slogdet(torch.vmap(column, out_dims=-1)(directions))[1].to(v.dtype)
 
     # ------------------------------------------------------------------ coordinates for networks
 
     def coordinates(self, x: Tensor) -> Tensor:
-        """Flat coordinates ``(*batch, k)``, close to isometric, whose waves :meth:`random_frequencies` draws. Default: the ambient entries."""
+        """Flat coordinates ``(*batch, k)``, close to isometric, whose waves :meth:`random_frequencies` draws.
+
+        Default: the ambient entries.
+        """
         return x.flatten(len(self.batch_shape(x)))
 
     def embed(self, x: Tensor) -> Tensor:
-        """Flat smooth injective features ``(*batch, m)``: what networks see, and where chordal distances are taken. Default: :meth:`coordinates`."""
+        """Flat smooth injective features ``(*batch, m)``: what networks see, and where chordal distances are taken.
+
+        Default: :meth:`coordinates`.
+        """
         return self.coordinates(x)
 
     @property
@@ -227,11 +243,16 @@ class Manifold(ABC):
         return math.prod(self.point_shape)
 
     def from_frame(self, x: Tensor, a: Tensor) -> Tensor:
-        """Tangent vector at ``x`` from coefficients ``a``, ``(*batch, frame_dim)``: smooth, linear and onto. Default: projection of an ambient vector."""
+        """Tangent vector at ``x`` from coefficients ``a``, ``(*batch, frame_dim)``: smooth, linear and onto.
+
+        Default: projection of an ambient vector.
+        """
         return self.to_tangent(x, a.reshape(*a.shape[:-1], *self.point_shape))
 
     def random_frequencies(self, n: int, max_frequency: float, generator: torch.Generator | None = None) -> Tensor:
-        """Frequencies ``w`` of random waves ``cos(w . coordinates(x))``, ``(n, k)``: isotropic directions, log-uniform length in [1, max_frequency].
+        """Frequencies ``w`` of random waves ``cos(w .
+
+        coordinates(x))``, ``(n, k)``: isotropic directions, log-uniform length in [1, max_frequency].
 
         The heat semigroup damps such a wave by about ``exp(-|w|^2 tau / 2)``.
         """
@@ -253,47 +274,61 @@ class Manifold(ABC):
         return error.reshape(*self.batch_shape(x), -1).amax(-1)
 
     def check_point(self, x: Tensor, name: str = "x") -> None:
-        """Raise :class:`ManifoldError` unless ``x`` are finite points of the manifold, within the tolerance of their dtype."""
+        """Raise :class:`ManifoldError` unless ``x`` are finite points of the manifold, to the tolerance of the dtype."""
         self._check_tensor(x, name)
         if x.numel() == 0:
             return
+        x = x.detach()
         defect, tolerance = self.defect(x), _TOLERANCE[x.dtype]
         worst = float(defect.max())
         if worst > tolerance:
             rows = int((defect > tolerance).sum())
             raise ManifoldError(
-                f"{name} is not on {self}: max {self.defect_formula} = {worst:.1e} > {tolerance:.0e} ({_dtype_name(x)}), "
-                f"{_where(defect == defect.max())}, {rows} of {defect.numel()} points. Project first: {self}.project({name})."
+                f"{name} is not on {self}: max {self.defect_formula} = {worst:.1e} > {tolerance:.0e} "
+                f"({_dtype_name(x)}), {_where(defect == defect.max())}, {rows} of {defect.numel()} points. "
+                f"Project first: {self}.project({name})."
             )
 
     def check_tangent(self, x: Tensor, v: Tensor, name: str = "v") -> None:
         """Raise :class:`ManifoldError` unless ``v`` are finite tangent vectors at ``x``."""
         self._check_tensor(v, name)
         if v.shape != x.shape:
-            raise ManifoldError(f"{name} has shape {tuple(v.shape)}; a tangent vector has its point's shape {tuple(x.shape)}.")
+            raise ManifoldError(
+                f"{name} has shape {tuple(v.shape)}; a tangent vector has its point's shape {tuple(x.shape)}."
+            )
         if v.numel() == 0:
             return
+        x, v = x.detach(), v.detach()
         flat = (v - self.to_tangent(x, v)).abs().reshape(*self.batch_shape(x), -1).amax(-1)
         size = v.abs().reshape(*self.batch_shape(x), -1).amax(-1)
         point = x.abs().reshape(*self.batch_shape(x), -1).amax(-1)
         defect, tolerance = flat / (1 + size) / (1 + point).square(), 10 * _TOLERANCE[v.dtype]
         if float(defect.max()) > tolerance:
             raise ManifoldError(
-                f"{name} is not tangent to {self} at x: relative normal part {float(defect.max()):.1e} > {tolerance:.0e} "
-                f"({_dtype_name(v)}), {_where(defect == defect.max())}. Project first: {self}.to_tangent(x, {name})."
+                f"{name} is not tangent to {self} at x: relative normal part {float(defect.max()):.1e} > "
+                f"{tolerance:.0e} ({_dtype_name(v)}), {_where(defect == defect.max())}. "
+                f"Project first: {self}.to_tangent(x, {name})."
             )
 
     def _check_tensor(self, x: Tensor, name: str) -> None:
         if not isinstance(x, Tensor):
-            raise ManifoldError(f"{name} must be a torch.Tensor; got {type(x).__name__}. Convert it: torch.as_tensor({name}).")
+            raise ManifoldError(
+                f"{name} must be a torch.Tensor; got {type(x).__name__}. Convert it: torch.as_tensor({name})."
+            )
         if x.dtype not in _TOLERANCE:
             raise ManifoldError(f"{name} must have a floating dtype; got {_dtype_name(x)}. Convert it: {name}.float().")
         k = len(self.point_shape)
         if x.dim() < k or tuple(x.shape[x.dim() - k :]) != self.point_shape:
-            raise ManifoldError(f"{name} has shape {tuple(x.shape)}; points of {self} have shape (*batch, {', '.join(map(str, self.point_shape))}).")
+            raise ManifoldError(
+                f"{name} has shape {tuple(x.shape)}; points of {self} have shape "
+                f"(*batch, {', '.join(map(str, self.point_shape))})."
+            )
         bad = ~torch.isfinite(x).flatten(len(self.batch_shape(x))).all(-1)
         if bad.any():
-            raise ManifoldError(f"{name} has {int(bad.sum())} of {bad.numel()} points with NaN or infinite entries, {_where(bad)}. Drop or repair them first.")
+            raise ManifoldError(
+                f"{name} has {int(bad.sum())} of {bad.numel()} points with NaN or infinite entries, {_where(bad)}. "
+                "Drop or repair them first."
+            )
 
     def per_point(self, a: Tensor) -> Tensor:
         """Append the singleton axes that let a per-point scalar multiply points or tangent vectors."""
@@ -323,8 +358,9 @@ class Compact(Manifold):
 class Spectral(Compact):
     r"""A compact manifold whose Laplace-Beltrami spectrum is known, level by level.
 
-    A level is an eigenspace of :math:`-\Delta`; level 0 holds the constants. By the addition theorem the sum over an orthonormal basis of
-    a level, :math:`\sum_s f_{ls}(x) f_{ls}(y)`, is a function of two points that costs O(1), not O(multiplicity).
+    A level is an eigenspace of :math:`-\Delta`; level 0 holds the constants. By the addition theorem the sum over an
+    orthonormal basis of a level, :math:`\sum_s f_{ls}(x) f_{ls}(y)`, is a function of two points that costs O(1), not
+    O(multiplicity).
     """
 
     @abstractmethod
@@ -337,7 +373,7 @@ class Spectral(Compact):
 
     @abstractmethod
     def level_sums(self, x: Tensor, y: Tensor, n_levels: int) -> Tensor:
-        r"""Level sums :math:`\sum_s f_{ls}(x) f_{ls}(y)` of eigenfunctions normalised in the Riemannian volume, ``(*batch, n_levels)``."""
+        r"""Level sums :math:`\sum_s f_{ls}(x) f_{ls}(y)`, ``(*batch, n_levels)``; f has norm 1 in the volume."""
 
 
 class LieGroup(Manifold):

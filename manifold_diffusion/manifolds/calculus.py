@@ -17,10 +17,11 @@ __all__ = ["divergence", "divergence_along", "gradient", "hutchinson_divergence"
 def divergence(manifold: Manifold, field: VectorField, x: Tensor) -> tuple[Tensor, Tensor]:
     r"""Value and Riemannian divergence of a tangent field, from ``dim`` derivatives in an orthonormal basis.
 
-    :math:`\mathrm{div}\, v = \sum_i \langle P\, D_{e_i} v, e_i\rangle + v[\log\rho]` over an orthonormal basis, with :math:`P` the projection
-    onto the tangent space. The second term is zero in a metric that is a constant form of the ambient entries (all embedded manifolds,
-    also in Minkowski space) and is not computed there; see :meth:`Manifold.divergence_correction`. The field is evaluated once: the
-    ``dim`` derivatives share it, see :func:`divergence_along`.
+    :math:`\mathrm{div}\, v = \sum_i \langle P\, D_{e_i} v, e_i\rangle + v[\log\rho]` over an orthonormal basis, with
+    :math:`P` the projection onto the tangent space. The second term is zero in a metric that is a constant form of the
+    ambient entries (all embedded manifolds, also in Minkowski space) and is not computed there; see
+    :meth:`Manifold.divergence_correction`. The field is evaluated once: the ``dim`` derivatives share it, see
+    :func:`divergence_along`.
 
     Args:
         manifold: where the field lives.
@@ -48,21 +49,23 @@ def divergence(manifold: Manifold, field: VectorField, x: Tensor) -> tuple[Tenso
 def hutchinson_divergence(
     manifold: Manifold, field: VectorField, x: Tensor, n_probes: int = 1, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    r"""Value of a field and unbiased estimates of its divergence, :math:`\langle \nabla_\xi v, \xi\rangle` with :math:`\xi` standard normal in the metric.
+    r"""Value of a field and unbiased estimates of its divergence.
 
+    An estimate is :math:`\langle \nabla_\xi v, \xi\rangle` with :math:`\xi` standard normal in the metric.
     The correction of :func:`divergence` for other metrics applies here too.
 
-    Source: Hutchinson, *A stochastic estimator of the trace of the influence matrix*, 1990; Grathwohl et al., *FFJORD*, 2018, arXiv:1810.01367.
+    Source: Hutchinson, *A stochastic estimator of the trace of the influence matrix*, 1990; Grathwohl et al., *FFJORD*,
+    2018, arXiv:1810.01367.
 
     Returns:
         The field at ``x``, and the estimates of the independent probes, ``(n_probes, *batch)``.
     """
-    probes = torch.stack([manifold.random_tangent(x, generator=generator) for _ in range(n_probes)])
+    probes = manifold.random_tangent(x.expand(n_probes, *x.shape), generator=generator)
     return divergence_along(manifold, field, x, probes)
 
 
 def divergence_along(manifold: Manifold, field: VectorField, x: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Value of a field and :math:`\langle P\, D_{\xi} v, \xi\rangle + v[\log\rho]` for given tangent vectors :math:`\xi`.
+    r"""Value of a field and :math:`\langle P\, D_{\xi} v, \xi\rangle + v[\log\rho]` for given vectors :math:`\xi`.
 
     Its mean over standard normal :math:`\xi` is the divergence.
 
@@ -82,14 +85,17 @@ def divergence_along(manifold: Manifold, field: VectorField, x: Tensor, vectors:
 def _along(manifold: Manifold, field: VectorField, x: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
     r"""Value of a field, and :math:`\langle P\, D_{\xi} v, \xi\rangle` without the correction.
 
-    Reverse mode: one evaluation, and one product of the transposed derivative with the covector :math:`\langle P\,\cdot, \xi\rangle` per
-    vector. Forward mode has the same operation count, but in torch 2.13 every operation between a dual and a plain tensor pays 0.3 to 0.7 ms
-    for its implicit zero tangent (1.2 to 3 times slower here), and its gradient through ``layer_norm`` is wrong.
+    Reverse mode: one evaluation, and one product of the transposed derivative with the covector :math:`\langle
+    P\,\cdot, \xi\rangle` per vector. Forward mode has the same operation count, but in torch 2.13 every operation
+    between a dual and a plain tensor pays 0.3 to 0.7 ms for its implicit zero tangent (1.2 to 3 times slower here), and
+    its gradient through ``layer_norm`` is wrong.
     """
     at = x.expand_as(vectors)
-    paired, lower = vjp(lambda u: manifold.inner(at, manifold.to_tangent(at, u), vectors), torch.zeros_like(vectors))
+    paired, lower = vjp(lambda u: manifold.inner(at, manifold.to_tangent(at, u), vectors), torch.zeros_like(vectors))[
+        :2
+    ]
     (covectors,) = lower(torch.ones_like(paired))
-    value, pull = vjp(field, x)
+    value, pull = vjp(field, x)[:2]
     (rows,) = vmap(pull)(covectors)
     return value, (rows * vectors).flatten(1 + len(manifold.batch_shape(x))).sum(-1)
 

@@ -38,15 +38,17 @@ def _half_sinh_squared(x: Tensor, y: Tensor) -> Tensor:
 
 
 class Hyperboloid(NoncompactSymmetric):
-    r"""Hyperbolic space :math:`H^n` of curvature -1: :math:`\{x \in \mathbb{R}^{n+1} : \langle x, x\rangle = -1,\ x_0 > 0\}`.
+    r"""Hyperbolic space of curvature -1.
 
-    :math:`\langle u, v\rangle = -u_0 v_0 + \sum_i u_i v_i`; entry 0 is the time-like one, :math:`x_0 = \sqrt{1 + |x_s|^2}`.
+    :math:`H^n = \{x \in \mathbb{R}^{n+1} : \langle x, x\rangle = -1,\ x_0 > 0\}` with
+    :math:`\langle u, v\rangle = -u_0 v_0 + \sum_i u_i v_i`; entry 0 is the time-like one, :math:`x_0 = \sqrt{1 +
+    |x_s|^2}`.
     :math:`\exp_x(v) = \cosh|v|\, x + \sinh|v|\, v/|v|`. Distances never use acosh of a rounded product: near the origin
     :math:`\sinh^2(d/2) = \langle x-y, x-y\rangle/4`, far from it
     :math:`\sinh^2(d/2) = \sinh^2((r_x-r_y)/2) + \sinh r_x \sinh r_y \sin^2(\varphi/2)` in polar coordinates.
 
-    In float32 a point at distance r from the origin has an angular resolution of about 6e-8, which is 6e-8 sinh(r) in distance:
-    use float64 for tangential detail beyond r = 8.
+    In float32 a point at distance r from the origin has an angular resolution of about 6e-8, which is 6e-8 sinh(r) in
+    distance: use float64 for tangential detail beyond r = 8.
 
     Args:
         n: dimension, at least 1.
@@ -71,8 +73,9 @@ class Hyperboloid(NoncompactSymmetric):
         self.rho_squared = (n - 1) ** 2 / 4
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        # With v_0 = x_s . v_s / x_0 the product is u_s . v_s - u_0 v_0 near the origin and u_perp . v_perp + u_par v_par / x_0^2
-        # elsewhere (par: along x_s), a sum without the cancellation of the Minkowski form, hence positive for u = v at any distance.
+        # With v_0 = x_s . v_s / x_0 the product is u_s . v_s - u_0 v_0 near the origin and u_perp . v_perp + u_par
+        # v_par / x_0^2 elsewhere (par: along x_s), a sum without the cancellation of the Minkowski form, hence positive
+        # for u = v at any distance.
         xs, us, vs = x[..., 1:], u[..., 1:], v[..., 1:]
         height = x[..., :1].square()
         near = height < 2
@@ -95,8 +98,8 @@ class Hyperboloid(NoncompactSymmetric):
     def log(self, x: Tensor, y: Tensor) -> Tensor:
         xs, ys = x[..., 1:], y[..., 1:]
         squared = _half_sinh_squared(x, y).unsqueeze(-1)
-        # y - cosh(r) x = (y - x) - 2 sinh^2(r/2) x: the normal part of y - x is removed without cancellation. The time-like entry
-        # follows from tangency, v_0 = x_s . v_s / x_0, which keeps inner() consistent in float32.
+        # y - cosh(r) x = (y - x) - 2 sinh^2(r/2) x: the normal part of y - x is removed without cancellation. The
+        # time-like entry follows from tangency, v_0 = x_s . v_s / x_0, which keeps inner() consistent in float32.
         space = x_over_sinh(2 * torch.asinh(safe_sqrt(squared))) * torch.addcmul(ys - xs, squared, xs, value=-2)
         return torch.cat([(xs * space).sum(-1, keepdim=True) / x[..., :1], space], -1)
 
@@ -114,7 +117,9 @@ class Hyperboloid(NoncompactSymmetric):
 
     def tangent_basis(self, x: Tensor) -> Tensor:
         eye = torch.eye(self.n, dtype=x.dtype, device=x.device)
-        return self._boost(x.unsqueeze(-2).expand(*x.shape[:-1], self.n, self.n + 1), eye.expand(*x.shape[:-1], self.n, self.n))
+        return self._boost(
+            x.unsqueeze(-2).expand(*x.shape[:-1], self.n, self.n + 1), eye.expand(*x.shape[:-1], self.n, self.n)
+        )
 
     def _boost(self, x: Tensor, space: Tensor) -> Tensor:
         """Parallel transport of the vector (0, space) from the origin to ``x``."""

@@ -19,8 +19,8 @@ __all__ = ["Product"]
 class Product(Manifold):
     r"""Product of manifolds; a point is one flat tensor, the factors' points flattened and concatenated.
 
-    The metric is :math:`g = \sum_i w_i\, g_i` with positive weights: squared lengths add up, weighted. Brownian motion on the product moves
-    factor i at the speed :math:`1/w_i`. ``Product(...)`` of compact manifolds is :class:`Compact`.
+    The metric is :math:`g = \sum_i w_i\, g_i` with positive weights: squared lengths add up, weighted. Brownian motion
+    on the product moves factor i at the speed :math:`1/w_i`. ``Product(...)`` of compact manifolds is :class:`Compact`.
 
     Args:
         factors: the manifolds.
@@ -41,7 +41,7 @@ class Product(Manifold):
 
     def __new__(cls, *factors: Manifold, weights: Sequence[float] | None = None) -> Product:
         compact = bool(factors) and all(isinstance(f, Compact) for f in factors)
-        return super().__new__(_CompactProduct if compact else _PlainProduct)
+        return super().__new__(_CompactProduct if compact else _PlainProduct)  # pyright: ignore[reportArgumentType]
 
     def __init__(self, *factors: Manifold, weights: Sequence[float] | None = None) -> None:
         if not factors:
@@ -49,7 +49,7 @@ class Product(Manifold):
         for f in factors:
             if not isinstance(f, Manifold):
                 raise ConfigError(f"A factor of a Product must be a Manifold; got {f!r}.")
-        ws = tuple(1.0 if weights is None else float(w) for w in (weights if weights is not None else factors))
+        ws = tuple(float(w) for w in weights) if weights is not None else (1.0,) * len(factors)
         if len(ws) != len(factors) or not all(w > 0 and math.isfinite(w) for w in ws):
             raise ConfigError(f"Product needs one positive weight per factor ({len(factors)}); got weights={weights}.")
         self.factors = tuple(factors)
@@ -61,7 +61,11 @@ class Product(Manifold):
 
     def __repr__(self) -> str:
         inner = ", ".join(map(repr, self.factors))
-        return f"Product({inner})" if all(w == 1 for w in self.weights) else f"Product({inner}, weights={list(self.weights)})"
+        return (
+            f"Product({inner})"
+            if all(w == 1 for w in self.weights)
+            else f"Product({inner}, weights={list(self.weights)})"
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self.factors, self.weights)
@@ -85,7 +89,10 @@ class Product(Manifold):
 
     def _sum(self, method: Callable[..., Tensor], *args: Tensor) -> Tensor:
         """Weighted sum of ``method(factor, *its parts of the arguments)``."""
-        terms = [w * method(f, *parts) for w, f, *parts in zip(self.weights, self.factors, *map(self.split, args), strict=True)]
+        terms = [
+            w * method(f, *parts)
+            for w, f, *parts in zip(self.weights, self.factors, *map(self.split, args), strict=True)
+        ]
         return torch.stack(torch.broadcast_tensors(*terms)).sum(0)
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
@@ -124,7 +131,9 @@ class Product(Manifold):
         return torch.cat(rows, -2)
 
     def divergence_correction(self, x: Tensor, v: Tensor) -> Tensor:
-        parts = zip(self.factors, self.split(x), self.split(v), strict=True)  # weights change the volume by a constant factor
+        parts = zip(
+            self.factors, self.split(x), self.split(v), strict=True
+        )  # weights change the volume by a constant factor
         return torch.stack([f.divergence_correction(p, u) for f, p, u in parts]).sum(0)
 
     def origin(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
@@ -168,7 +177,11 @@ class _CompactProduct(Product, Compact):
 
     @property
     def volume(self) -> float:
-        return math.prod(f.volume * w ** (f.dim / 2) for f, w in zip(self.factors, self.weights, strict=True) if isinstance(f, Compact))
+        return math.prod(
+            f.volume * w ** (f.dim / 2)
+            for f, w in zip(self.factors, self.weights, strict=True)
+            if isinstance(f, Compact)
+        )
 
     def random_uniform(
         self,
@@ -178,7 +191,11 @@ class _CompactProduct(Product, Compact):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        parts = [f.random_uniform(n, generator=generator, dtype=dtype, device=device) for f in self.factors if isinstance(f, Compact)]
+        parts = [
+            f.random_uniform(n, generator=generator, dtype=dtype, device=device)
+            for f in self.factors
+            if isinstance(f, Compact)
+        ]
         return self.join(*parts)
 
 

@@ -26,17 +26,18 @@ def vee(a: Tensor) -> Tensor:
 
 
 def body(x: Tensor, v: Tensor) -> Tensor:
-    """Axis vector of the skew part of ``x^T v``, ``(*batch, 3)``: minus half the sum of the cross products of the rows."""
+    """Axis vector of the skew part of ``x^T v``, ``(*batch, 3)``: minus half the sum of the rows' cross products."""
     rows = torch.linalg.cross(*torch.broadcast_tensors(x, v), dim=-1)
     return -(rows[..., 0, :] + rows[..., 1, :] + rows[..., 2, :]) / 2
 
 
 def times_hat(x: Tensor, w: Tensor) -> Tensor:
-    """``x @ hat(w)``: the cross product of each row with ``w``, several times faster than a batched 3 x 3 product on a CPU."""
+    """``x @ hat(w)``: the cross product of each row with ``w``, faster than a batched 3 x 3 product on a CPU."""
     return torch.linalg.cross(*torch.broadcast_tensors(x, w.unsqueeze(-2)), dim=-1)
 
 
-# Batched 3 x 3 algebra is fast when each entry is one contiguous array: matrices are (3, 3, *batch) inside exp, log and dist.
+# Batched 3 x 3 algebra is fast when each entry is one contiguous array: matrices are (3, 3, *batch) inside exp, log and
+# dist.
 
 
 def _planes(x: Tensor) -> Tensor:
@@ -87,10 +88,11 @@ def _from_quaternion(c: Tensor, q: Tensor) -> Tensor:
 
 
 def _relative_quaternion(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit quaternion of ``x^T y``: scalar part >= 0, ``(*batch,)``, and vector part with the component first, ``(3, *batch)``.
+    """Unit quaternion of ``x^T y``: scalar part >= 0, ``(*batch,)``, and vector part, ``(3, *batch)``.
 
-    The matrix is I + x^T (y - x), so that a small rotation keeps its relative accuracy; the largest of the four components is found first
-    (Shepperd's method), so that rotations by pi are as accurate as any. A rotation by exactly pi has the axis whose largest entry is positive.
+    The matrix is I + x^T (y - x), so that a small rotation keeps its relative accuracy; the largest of the four
+    components is found first (Shepperd's method), so that rotations by pi are as accurate as any. A rotation by exactly
+    pi has the axis whose largest entry is positive.
     """
     x, y = torch.broadcast_tensors(x, y)
     a, b = _planes(x), _planes(y - x)
@@ -114,9 +116,11 @@ def _relative_quaternion(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 class SO3(Spectral, LieGroup):
     r"""The rotation group SO(3) with the bi-invariant metric in which distance is the rotation angle.
 
-    A tangent vector at R is :math:`R\,\Omega` with :math:`\Omega` skew; :math:`\langle U, V\rangle = \tfrac12 \mathrm{tr}\,U^\top V`,
-    :math:`\exp_R(R\,\Omega) = R\,e^{\Omega}`. Volume :math:`8\pi^2`. ``log`` goes through the unit quaternion of :math:`R^\top S`: it has
-    no singular branch at 0 or pi; for a rotation by exactly pi it takes the axis whose largest entry is positive.
+    A tangent vector at R is :math:`R\,\Omega` with :math:`\Omega` skew; :math:`\langle U, V\rangle = \tfrac12
+    \mathrm{tr}\,U^\top V`,
+    :math:`\exp_R(R\,\Omega) = R\,e^{\Omega}`. Volume :math:`8\pi^2`. ``log`` goes through the unit quaternion of
+    :math:`R^\top S`: it has no singular branch at 0 or pi; for a rotation by exactly pi it takes the axis whose largest
+    entry is positive.
 
     Example:
         >>> import torch
@@ -169,6 +173,7 @@ class SO3(Spectral, LieGroup):
 
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         # In body axes it is the inverse of half the rotation; (1 + c, q) is parallel to the quaternion of that half.
+        x, y, v = torch.broadcast_tensors(x, y, v)
         c, q = _relative_quaternion(x, y)
         w = body(x, v).movedim(-1, 0)
         turn = _cross(q, w)

@@ -17,8 +17,8 @@ __all__ = ["Sphere"]
 class Sphere(Spectral):
     r"""The unit sphere :math:`S^n = \{x \in \mathbb{R}^{n+1} : |x| = 1\}` with the metric of its embedding.
 
-    :math:`\exp_x(v) = \cos|v|\, x + \sin|v|\, v/|v|` and :math:`d(x, y) = 2\,\mathrm{atan2}(|x-y|, |x+y|)`, which keeps its relative
-    accuracy at both ends. At antipodes ``log`` points along the first vector of ``tangent_basis(x)``.
+    :math:`\exp_x(v) = \cos|v|\, x + \sin|v|\, v/|v|` and :math:`d(x, y) = 2\,\mathrm{atan2}(|x-y|, |x+y|)`, which keeps
+    its relative accuracy at both ends. At antipodes ``log`` points along the first vector of ``tangent_basis(x)``.
 
     Args:
         n: dimension, at least 1.
@@ -64,15 +64,16 @@ class Sphere(Spectral):
     def log(self, x: Tensor, y: Tensor) -> Tensor:
         cosine = (x * y).sum(-1, keepdim=True)
         sign = torch.where(cosine < 0, -1.0, 1.0).to(x.dtype)
-        # The projection kills x, so y may be replaced by y - x or y + x, whichever is small: no cancellation at either end.
+        # The projection kills x, so y may be replaced by y - x or y + x, whichever is small: no cancellation at either
+        # end.
         v = self.to_tangent(x, y - sign * x)
         squared = (v * v).sum(-1, keepdim=True)
         # Within one rounding of the antipode v is noise. There the direction is that of a fixed vector.
         pole = (squared <= torch.finfo(x.dtype).eps ** 2) & (cosine < 0)
         v = torch.where(pole, self._first_tangent(x), v)
-        sine = safe_sqrt(squared)
-        angle = torch.atan2(torch.where(pole, 0.0, sine), cosine)
-        return torch.where(sine > 0, angle / torch.where(sine > 0, sine, 1.0), 1.0) * v
+        sine = torch.where(pole, 0.0, safe_sqrt(squared))
+        length = torch.where(sine > 0, sine, 1.0)
+        return torch.where((sine > 0) | pole, torch.atan2(sine, cosine) / length, 1.0) * v
 
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
         return 2 * torch.atan2(safe_norm(x - y), safe_norm(x + y))
@@ -142,7 +143,8 @@ class Sphere(Spectral):
         return torch.tensor([float(c) for c in counts], dtype=torch.float64)
 
     def level_sums(self, x: Tensor, y: Tensor, n_levels: int) -> Tensor:
-        # Zonal polynomials normalised to 1 at x = y (Chebyshev for n = 1, Gegenbauer above), by their three-term recurrence.
+        # Zonal polynomials normalised to 1 at x = y (Chebyshev for n = 1, Gegenbauer above), by their three-term
+        # recurrence.
         c = (x * y).sum(-1).clamp(-1, 1)
         n = self.n
         levels = [torch.ones_like(c), c]

@@ -24,10 +24,10 @@ def _wrap(x: Tensor) -> Tensor:
 
 
 class Torus(Spectral, LieGroup):
-    r"""The flat torus :math:`T^n = (\mathbb{R} / 2\pi\mathbb{Z})^n`; a point is ``n`` angles in radians in :math:`(-\pi, \pi]`.
+    r"""The flat torus :math:`T^n = (\mathbb{R} / 2\pi\mathbb{Z})^n`; a point is ``n`` angles in :math:`(-\pi, \pi]`.
 
-    :math:`\exp_x(v) = x + v` modulo :math:`2\pi`; :math:`\log_x(y)` is the difference wrapped to :math:`(-\pi, \pi]`, so that at the cut
-    locus it goes in the positive direction. Volume :math:`(2\pi)^n`.
+    :math:`\exp_x(v) = x + v` modulo :math:`2\pi`; :math:`\log_x(y)` is the difference wrapped to :math:`(-\pi, \pi]`,
+    so that at the cut locus it goes in the positive direction. Volume :math:`(2\pi)^n`.
 
     Args:
         n: number of angles, at least 1.
@@ -94,7 +94,7 @@ class Torus(Spectral, LieGroup):
         return torch.cat([x.cos(), x.sin()], -1)
 
     def random_frequencies(self, n: int, max_frequency: float, generator: torch.Generator | None = None) -> Tensor:
-        """Integer frequencies ``(n, dim)``: log-uniform length, directions with few active angles (half of them one or two).
+        """Integer frequencies ``(n, dim)``: log-uniform length, few active angles (for half of them one or two).
 
         Integer waves are the exact eigenfunctions, with eigenvalue ``|w|^2``.
         """
@@ -134,14 +134,15 @@ class Torus(Spectral, LieGroup):
     def identity(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
         return self.origin(dtype, device)
 
-    # A level is a set of integer vectors of equal squared length. They are enumerated in a cube, which is practical up to n = 4.
+    # A level is a set of integer vectors of equal squared length. They are enumerated in a cube, which is practical up
+    # to n = 4.
 
     def _levels(self, n_levels: int) -> tuple[Tensor, Tensor]:
         """Integer vectors of the first levels and the level of each."""
         if n_levels <= 2:
             units = torch.eye(self.n, dtype=torch.long)
             waves = torch.cat([torch.zeros(1, self.n, dtype=torch.long), units, -units])[: 1 if n_levels == 1 else None]
-            return waves, waves.abs().sum(1)
+            return waves.double(), waves.abs().sum(1)
         if self.n > 4:
             raise CapabilityError(
                 f"The levels of {self} are enumerated up to Torus(4) only: their size grows as radius^n. "

@@ -45,8 +45,9 @@ def c2st(
 ) -> C2STResult:
     """How well a classifier tells two samples apart on points it has not seen.
 
-    The larger sample is cut at random to the size of the smaller; the classifier is trained on half of each and tested on the other, so that
-    the number of hits is binomial under the null hypothesis and the p-value exact. It sees the embedding of the points.
+    The larger sample is cut at random to the size of the smaller; the classifier is trained on half of each and tested
+    on the other, so that the number of hits is binomial under the null hypothesis and the p-value exact. It sees the
+    embedding of the points.
 
     Args:
         x: ``(n, *point_shape)``.
@@ -97,9 +98,13 @@ def _classifier(classifier: Any, seed: int) -> Any:
     except ImportError as error:
         raise ConfigError("c2st needs scikit-learn. Install it: pip install 'manifold-diffusion[metrics]'.") from error
     if classifier == "boosting":
-        return HistGradientBoostingClassifier(early_stopping=True, random_state=seed)
+        return HistGradientBoostingClassifier(max_iter=100, random_state=seed)
     if classifier == "mlp":
-        return make_pipeline(StandardScaler(), MLPClassifier((128, 128), early_stopping=True, max_iter=200, random_state=seed))
+        return make_pipeline(
+            StandardScaler(), MLPClassifier((128, 128), early_stopping=True, max_iter=200, random_state=seed)
+        )
     if classifier == "logistic":
         return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    raise ConfigError(f"classifier must be 'boosting', 'mlp', 'logistic' or a scikit-learn classifier; got {classifier!r}.")
+    raise ConfigError(
+        f"classifier must be 'boosting', 'mlp', 'logistic' or a scikit-learn classifier; got {classifier!r}."
+    )

@@ -14,10 +14,10 @@ __all__ = ["embedding", "half_chord", "log_uniform"]
 
 @singledispatch
 def embedding(manifold: Manifold, x: Tensor) -> Tensor:
-    r"""Injective, continuous map to :math:`\mathbb{R}^k`, ``(*batch, k)``, that no distance exceeds: :math:`|e(x) - e(y)| \le d(x, y)`.
+    r"""Injective, continuous map to :math:`\mathbb{R}^k`, ``(*batch, k)``, with :math:`|e(x) - e(y)| \le d(x, y)`.
 
-    By default ``manifold.coordinates``; ``Torus`` angles become cosines and sines. Register a function for the class of another manifold whose
-    coordinates jump (charts) or overstate distances.
+    By default ``manifold.coordinates``; ``Torus`` angles become cosines and sines. Register a function for the class of
+    another manifold whose coordinates jump (charts) or overstate distances.
 
     Example:
         >>> import torch
@@ -41,7 +41,7 @@ def _(manifold: Product, x: Tensor) -> Tensor:
 
 @singledispatch
 def half_chord(manifold: Manifold) -> bool:
-    """Whether the heat kernel depends on the distance r alone and the chord is ``2 sin(r / 2)``, so that it can be tabulated in the chord."""
+    """Whether the heat kernel is a function of the distance r, and the chord is ``2 sin(r / 2)``: for tables."""
     return False
 
 

@@ -35,7 +35,7 @@ class Estimate:
 
     @classmethod
     def mean(cls, values: Tensor) -> Estimate:
-        """Mean of independent values with its standard error, computed in float64; the error of a single value is NaN."""
+        """Mean of independent values with its standard error, in float64; the error of a single value is NaN."""
         values = values.detach().double().reshape(-1)
         if len(values) == 0:
             raise DataError("The mean of no values is not defined.")
@@ -64,7 +64,8 @@ def nll(log_prob: Tensor) -> Estimate:
     if bad.any():
         row = int(bad.nonzero()[0])
         raise NumericsError(
-            f"{int(bad.sum())} of {bad.numel()} log densities are not finite, first at row {row}: {float(log_prob.reshape(-1)[row])}. "
+            f"{int(bad.sum())} of {bad.numel()} log densities are not finite, first at row {row}"
+            f": {float(log_prob.reshape(-1)[row])}. "
             "No point may be left out of a likelihood: find the cause at that point."
         )
     return Estimate.mean(-log_prob)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -34,12 +35,20 @@ def _positive(name: str, values: Sequence[float]) -> tuple[float, ...]:
     return out
 
 
+@lru_cache(maxsize=256)
+def _peak(manifold: Manifold, tau: float) -> float:
+    origin = manifold.origin(dtype=torch.float64)
+    return float(heat_kernel(manifold).log_prob(origin, origin, tau).exp())
+
+
 @dataclass(frozen=True)
 class HeatGram:
-    r"""Heat kernel, averaged over Brownian times: :math:`k(x, y) = \frac1J \sum_j K(x, y, \tau_j) / K(o, o, \tau_j)`.
+    r"""Heat kernel, averaged over Brownian times.
 
-    Every eigenfunction has a positive weight, so that the discrepancy vanishes only for equal distributions. Two times make it see both
-    large and small structure: the default sees about 0.7 and 0.2 in distance per coordinate.
+    :math:`k(x, y) = \frac1J \sum_j K(x, y, \tau_j) / K(o, o, \tau_j)`.
+
+    Every eigenfunction has a positive weight, so that the discrepancy vanishes only for equal distributions. Two times
+    make it see both large and small structure: the default sees about 0.7 and 0.2 in distance per coordinate.
 
     Args:
         manifold: the manifold.
@@ -62,11 +71,9 @@ class HeatGram:
         heat_kernel(self.manifold)  # a manifold without a kernel fails here
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        origin = self.manifold.origin(dtype=torch.float64)
         total = x.new_zeros(len(x), len(y))
         for tau, density in zip(self.taus, heat_density(self.manifold, x, y, self.taus), strict=True):
-            peak = float(heat_kernel(self.manifold).log_prob(origin, origin, tau).exp())
-            total += density / (peak * len(self.taus))
+            total += density / (_peak(self.manifold, tau) * len(self.taus))
         return total
 
     @classmethod
@@ -86,13 +93,18 @@ def _median_distance(manifold: Manifold, x: Tensor) -> float:
         raise DataError("The median distance needs at least two points.")
     median = float(manifold.dist(some[i], some[j]).median())
     if not median > 0:
-        raise DataError("The median distance is 0: more than half of the pairs are equal. De-duplicate first, or name the bandwidths.")
+        raise DataError(
+            "The median distance is 0: more than half of the pairs are equal. "
+            "De-duplicate first, or name the bandwidths."
+        )
     return median
 
 
 @dataclass(frozen=True)
 class ChordalGaussian:
-    r"""Gaussian of the distance in the embedding, averaged over bandwidths: :math:`\exp(-|e(x) - e(y)|^2 / 2\tau_j)`; positive definite on any manifold.
+    r"""Gaussian of the distance in the embedding, averaged over bandwidths: :math:`\exp(-|e(x) - e(y)|^2 / 2\tau_j)`.
+
+    Positive definite on any manifold.
 
     Args:
         manifold: the manifold.
@@ -112,10 +124,11 @@ class ChordalGaussian:
 
 @dataclass(frozen=True)
 class Energy:
-    r"""Negative distance in the embedding, :math:`-|e(x) - e(y)|`: MMD^2 is then the energy distance :math:`2E|X-Y| - E|X-X'| - E|Y-Y'|`.
+    r"""Negative distance in the embedding, :math:`-|e(x) - e(y)|`.
 
-    No bandwidth to choose. The geodesic distance instead would not do: on S^2 it can't tell the uniform law from a pair of antipodal atoms, and on SO(3)
-    the score is improper.
+    MMD^2 is then the energy distance :math:`2E|X-Y| - E|X-X'| - E|Y-Y'|`. No bandwidth to choose. The geodesic distance
+    instead would not do: on S^2 it can't tell the uniform law from a pair of antipodal atoms, and on SO(3) the score is
+    improper.
 
     Args:
         manifold: the manifold.
@@ -129,17 +142,18 @@ class Energy:
 
 @dataclass(frozen=True)
 class GeodesicGaussian:
-    r"""Gaussian of the geodesic distance, :math:`\exp(-\gamma\, d(x, y)^2)`, to reproduce published numbers (:math:`\gamma = 1`).
+    r"""Gaussian of the geodesic distance, :math:`\exp(-\gamma\, d(x, y)^2)`, to reproduce published numbers.
 
-    On a curved compact manifold it is **not positive definite**, for no :math:`\gamma > 0` on spheres: the "squared distance" can be negative, and
-    zero for different distributions. Use :class:`HeatGram` for anything else.
+    On a curved compact manifold it is **not positive definite**, for no :math:`\gamma > 0` on spheres: the "squared
+    distance" can be negative, and zero for different distributions. Use :class:`HeatGram` for anything else.
 
     Args:
         manifold: the manifold.
         gamma: inverse squared bandwidth.
 
     References:
-        Feragen, Lauze, Hauberg, *Geodesic exponential kernels: when curvature and linearity conflict*, 2015, arXiv:1411.0296.
+        Feragen, Lauze, Hauberg, *Geodesic exponential kernels: when curvature and linearity conflict*, 2015,
+        arXiv:1411.0296.
     """
 
     manifold: Manifold

@@ -1,6 +1,7 @@
 """Kernel densities with heat kernels: what any model of the same data has to beat, and exact oracles for tests.
 
-All three are mixtures of heat kernels around the training points, so that their noised densities, scores and samples are exact at every Brownian time.
+All three are mixtures of heat kernels around the training points, so that their noised densities, scores and samples
+are exact at every Brownian time.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class HeatKernelDensity(ABC):
     @property
     @abstractmethod
     def mixture(self) -> HeatKernelMixture:
-        """The same density as a :class:`HeatKernelMixture`: log density, score and samples after any additional Brownian time."""
+        """The same density as a :class:`HeatKernelMixture`: density, score, samples at any additional time."""
 
     @abstractmethod
     def _log_prob(self, x: Tensor, tau: float) -> Tensor:
@@ -91,10 +92,13 @@ class KernelDensity(HeatKernelDensity):
     val_nll: Estimate
 
     @classmethod
-    def fit(cls, manifold: Manifold, train: Tensor, val: Tensor, bandwidths: Sequence[float] = BANDWIDTHS) -> KernelDensity:
+    def fit(
+        cls, manifold: Manifold, train: Tensor, val: Tensor, bandwidths: Sequence[float] = BANDWIDTHS
+    ) -> KernelDensity:
         """Choose the bandwidth on validation points, to about 1 %.
 
-        The best of a grid, which is continued upwards while its largest is best, then of ever finer grids around the best so far.
+        The best of a grid, which is continued upwards while its largest is best, then of ever finer grids around the
+        best so far.
         """
         _check_data(manifold, train, val)
         seen: dict[float, float] = {}
@@ -128,7 +132,9 @@ class KernelDensity(HeatKernelDensity):
 
 @dataclass(frozen=True, eq=False)
 class KernelMixture(HeatKernelDensity):
-    r"""Kernel densities of several bandwidths and the uniform law, mixed: :math:`p(x) = \sum_j w_j \frac1n \sum_i K(x, c_i, h_j^2) + w_0 / \mathrm{vol}`.
+    r"""Kernel densities of several bandwidths and the uniform law, mixed.
+
+    :math:`p(x) = \sum_j w_j \frac1n \sum_i K(x, c_i, h_j^2) + w_0 / \mathrm{vol}`.
 
     Attributes:
         manifold: the manifold.
@@ -147,7 +153,9 @@ class KernelMixture(HeatKernelDensity):
     val_nll: Estimate
 
     @classmethod
-    def fit(cls, manifold: Manifold, train: Tensor, val: Tensor, bandwidths: Sequence[float] = BANDWIDTHS) -> KernelMixture:
+    def fit(
+        cls, manifold: Manifold, train: Tensor, val: Tensor, bandwidths: Sequence[float] = BANDWIDTHS
+    ) -> KernelMixture:
         """Find the weights by expectation maximisation on validation points."""
         _check_data(manifold, train, val)
         hs = _check_bandwidths(bandwidths)
@@ -183,9 +191,10 @@ class KernelMixture(HeatKernelDensity):
 
 @dataclass(frozen=True, eq=False)
 class AdaptiveKernelDensity(HeatKernelDensity):
-    r"""Kernel density with a bandwidth per point, :math:`h_i = \max(f\, d_k(c_i), h_{\min})`, and 1 % of the uniform law where there is one.
+    r"""Kernel density with a bandwidth per point, :math:`h_i = \max(f\, d_k(c_i), h_{\min})`.
 
-    :math:`d_k(c_i)` is the distance from a training point to its k-th nearest neighbour in the embedding.
+    1 % is the uniform law, where there is one. :math:`d_k(c_i)` is the distance from a training point to its k-th
+    nearest neighbour in the embedding.
 
     Attributes:
         manifold: the manifold.
@@ -262,7 +271,9 @@ class AdaptiveKernelDensity(HeatKernelDensity):
 
 
 def em_weights(log_components: Tensor, max_iterations: int = 2000, tolerance: float = 1e-8) -> tuple[Tensor, Tensor]:
-    r"""Weights of a mixture of known components by expectation maximisation: :math:`w_j \leftarrow \frac1n \sum_i w_j p_j(x_i) / \sum_l w_l p_l(x_i)`.
+    r"""Weights of a mixture of known components by expectation maximisation.
+
+    :math:`w_j \leftarrow \frac1n \sum_i w_j p_j(x_i) / \sum_l w_l p_l(x_i)`.
 
     Args:
         log_components: log densities of the components at the points, ``(n, n_components)``.
@@ -272,7 +283,7 @@ def em_weights(log_components: Tensor, max_iterations: int = 2000, tolerance: fl
     Returns:
         Weights ``(n_components,)``, from equal ones, and the mean log-likelihood before each step, which never falls.
     """
-    n, k = log_components.shape
+    k = log_components.shape[1]
     weights = log_components.new_full((k,), 1 / k)
     trace = []
     for _ in range(max_iterations):
@@ -285,12 +296,16 @@ def em_weights(log_components: Tensor, max_iterations: int = 2000, tolerance: fl
     return weights, torch.stack(trace)
 
 
-def _heat_kernel_mixture(manifold: Manifold, centres: Tensor, tau: Tensor, weights: Tensor, uniform_weight: float) -> HeatKernelMixture:
+def _heat_kernel_mixture(
+    manifold: Manifold, centres: Tensor, tau: Tensor, weights: Tensor, uniform_weight: float
+) -> HeatKernelMixture:
     tau, weights = tau.to(centres), weights.to(centres)
     return HeatKernelMixture(manifold, centres, tau, weights / weights.sum(), uniform_weight)
 
 
-def _adaptive_log_prob(manifold: Manifold, x: Tensor, centres: Tensor, bandwidths: Tensor, uniform_weight: float, tau: float) -> Tensor:
+def _adaptive_log_prob(
+    manifold: Manifold, x: Tensor, centres: Tensor, bandwidths: Tensor, uniform_weight: float, tau: float
+) -> Tensor:
     taus = bandwidths.square() + tau
     log_weights = torch.full_like(taus, math.log((1 - uniform_weight) / len(centres)))
     uniform = log_uniform(manifold)
@@ -300,11 +315,11 @@ def _adaptive_log_prob(manifold: Manifold, x: Tensor, centres: Tensor, bandwidth
 
 def _neighbour_distances(manifold: Manifold, x: Tensor, ks: Sequence[int]) -> list[Tensor]:
     """Distance of each point to its k-th nearest other point, float64, one tensor per k."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     double = x.double()
     e = embedding(manifold, double).cpu().numpy()
-    _, nearest = cKDTree(e).query(e, k=[k + 1 for k in ks])  # the first is the point itself, or a repeat of it
+    _, nearest = KDTree(e).query(e, k=[k + 1 for k in ks])  # the first is the point itself, or a repeat of it
     index = torch.as_tensor(nearest, device=x.device)
     return [manifold.dist(double, double[index[:, j]]) for j in range(len(ks))]
 
@@ -313,7 +328,9 @@ def _check_data(manifold: Manifold, train: Tensor, val: Tensor) -> None:
     for name, points in (("train", train), ("val", val)):
         manifold.check_point(points, name)
         if points.dim() != 1 + len(manifold.point_shape) or len(points) == 0:
-            raise DataError(f"{name} must have shape (n, *{manifold.point_shape}) with n >= 1; got {tuple(points.shape)}.")
+            raise DataError(
+                f"{name} must have shape (n, *{manifold.point_shape}) with n >= 1; got {tuple(points.shape)}."
+            )
 
 
 def _check_bandwidths(values: Sequence[float], name: str = "bandwidths") -> list[float]:

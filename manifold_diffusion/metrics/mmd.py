@@ -47,7 +47,10 @@ def _at_least_two(x: Tensor, y: Tensor) -> None:
 def mmd2_unbiased(x: Tensor, y: Tensor, gram: Gram) -> float:
     r"""Unbiased estimate of MMD^2 (a U-statistic), which may be negative.
 
-    .. math:: \frac{1}{n(n-1)}\sum_{i \ne j} k(x_i, x_j) + \frac{1}{m(m-1)}\sum_{i \ne j} k(y_i, y_j) - \frac{2}{nm}\sum_{i, j} k(x_i, y_j)
+    .. math::
+
+        \frac{1}{n(n-1)}\sum_{i \ne j} k(x_i, x_j) + \frac{1}{m(m-1)}\sum_{i \ne j} k(y_i, y_j)
+        - \frac{2}{nm}\sum_{i, j} k(x_i, y_j)
 
     Memory does not grow with the product of the sample sizes.
 
@@ -76,17 +79,17 @@ def mmd2_unbiased(x: Tensor, y: Tensor, gram: Gram) -> float:
 
 
 def mmd2_biased(x: Tensor, y: Tensor, gram: Gram) -> float:
-    """Biased estimate of MMD^2 (a V-statistic): the diagonals are included, so that it is about ``2 / n`` for equal distributions."""
+    """Biased estimate of MMD^2 (a V-statistic): with the diagonals, so that it is above 0 for equal distributions."""
     _at_least_two(x, y)
     n, m = len(x), len(y)
     return _sum(x, x, gram) / n**2 + _sum(y, y, gram) / m**2 - 2 * _sum(x, y, gram) / (n * m)
 
 
 def mmd_published(x: Tensor, y: Tensor, manifold: Manifold, gamma: float = 1.0) -> float:
-    r"""Estimator of papers on few-step models: root of the V-statistic with :math:`\exp(-\gamma d^2)`, 0 if that is negative.
+    r"""Root of the V-statistic with :math:`\exp(-\gamma d^2)`, 0 if that is negative: the estimator of few-step papers.
 
-    Biased, and with a kernel that is not positive definite: compare only with numbers of the same estimator at the same sample sizes, beside
-    :func:`real_vs_real_floor` with ``statistic=lambda a, b: mmd_published(a, b, manifold)``.
+    Biased, and with a kernel that is not positive definite: compare only with numbers of the same estimator at the same
+    sample sizes, beside :func:`real_vs_real_floor` with ``statistic=lambda a, b: mmd_published(a, b, manifold)``.
     """
     return math.sqrt(max(mmd2_biased(x, y, GeodesicGaussian(manifold, gamma)), 0.0))
 
@@ -122,7 +125,8 @@ def mmd_permutation_test(
 ) -> PermutationResult:
     """Two-sample test: unbiased MMD^2 against its distribution under random relabelling of the pooled sample.
 
-    One Gram matrix of the pooled points in float32, 4 (n + m)^2 bytes, serves all permutations, as a matrix product with their labels.
+    One Gram matrix of the pooled points in float32, 4 (n + m)^2 bytes, serves all permutations, as a matrix product
+    with their labels.
 
     Args:
         x: ``(n, *point_shape)``.
@@ -140,7 +144,10 @@ def mmd_permutation_test(
     _at_least_two(x, y)
     n, m = len(x), len(y)
     if n + m > _MAX_POOLED:
-        raise DataError(f"The Gram matrix of {n + m} pooled points does not fit; at most {_MAX_POOLED}. Take a random part of each sample.")
+        raise DataError(
+            f"The Gram matrix of {n + m} pooled points does not fit; at most {_MAX_POOLED}. "
+            "Take a random part of each sample."
+        )
     if n_permutations < 1:
         raise ConfigError(f"n_permutations must be at least 1; got {n_permutations}.")
     pooled = torch.cat([x, y])
@@ -173,7 +180,10 @@ def mmd_permutation_test(
 
 
 def _pooled_gram(pooled: Tensor, gram: Gram) -> Tensor:
-    """Gram matrix in float32 with a zero diagonal, less its mean: no shift of the kernel changes the statistic, and small numbers round less."""
+    """Gram matrix in float32 with a zero diagonal, less its mean.
+
+    No shift of the kernel changes the statistic, and small numbers round less.
+    """
     size = len(pooled)
     matrix = torch.empty(size, size, dtype=torch.float32, device=pooled.device)
     for rows in blocks(size, size):
@@ -222,8 +232,8 @@ def real_vs_real_floor(
         n: size of one sample; default half of the data.
         m: size of the other; default n.
         statistic: function of two samples, such as ``lambda a, b: mmd2_unbiased(a, b, HeatGram(manifold))``.
-        n_repeats: how many random pairs of samples. They share points, so that the spread is that of one pair, and the mean of all is
-            known less well than ``std / sqrt(n_repeats)``.
+        n_repeats: how many random pairs of samples. They share points, so that the spread is that of one pair, and the
+            mean of all is known less well than ``std / sqrt(n_repeats)``.
         generator: of the choice, on the CPU.
 
     Raises:

@@ -1,8 +1,9 @@
 """Heat kernels between all pairs of two sets of points, in bounded memory.
 
-On spheres and SO(3) the kernel is a function of the chord, which a matrix product gives for all pairs: it is read from a table, of the density in the
-squared chord at Brownian times of at least 0.005 and of its smooth factor in the chord below (relative error below 1e-5). Elsewhere the exact kernel is
-evaluated. Sums over centres drop the pairs that can't contribute, by a bound from the chord.
+On spheres and SO(3) the kernel is a function of the chord, which a matrix product gives for all pairs: it is read from
+a table, of the density in the squared chord at Brownian times of at least 0.005 and of its smooth factor in the chord
+below (relative error below 1e-5). Elsewhere the exact kernel is evaluated, in the dtype of the points. Sums over centres drop the pairs that can't
+contribute, by a bound from the chord.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from .embedding import embedding, half_chord
 
 __all__ = ["blocks", "heat_density", "log_density", "log_density_grid", "squared_chord"]
 
-_BLOCK = 1 << 19
+_BLOCK = 1 << 18
 """Pairs that are in memory at a time."""
 
 _NODES = 1 << 16
+_REFINE = 16
 _WIDE_TAU = 5e-3
 _MARGIN = 30.0
 """A dropped pair is below exp(-30) of the largest: 23,000 of them change a log density by 2e-9."""
@@ -51,18 +53,33 @@ def _double(manifold: Manifold, x: Tensor) -> Tensor:
 # ---------------------------------------------------------------------- tables in the chord
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=32)
 def _table(manifold: Manifold, tau: float) -> tuple[Tensor, Tensor]:
-    """Values at equidistant nodes and their differences, float64: the density in the squared chord, or its smooth factor in the chord."""
+    """Values at equidistant nodes and their differences: density in chord^2, or smooth factor in the chord."""
     wide = tau >= _WIDE_TAU
-    chord = torch.linspace(0, 4, _NODES + 1, dtype=torch.float64).sqrt() if wide else torch.linspace(0, 2, _NODES + 1, dtype=torch.float64)
-    r = 2 * torch.asin((chord / 2).clamp(max=1))
+    node = torch.linspace(0, 1, _NODES // _REFINE + 1, dtype=torch.float64)
+    chord = 2 * (node.sqrt() if wide else node)
+    r = 2 * torch.asin(chord / 2)
     origin = manifold.origin(dtype=torch.float64)
-    shape = (-1, *(1,) * len(manifold.point_shape))
-    points = manifold.exp(origin.expand(len(r), *manifold.point_shape), r.reshape(shape) * manifold.tangent_basis(origin)[0])
+    direction = manifold.tangent_basis(origin)[0]
+    points = manifold.exp(origin.expand(len(r), *manifold.point_shape), r.reshape(-1, *(1,) * origin.dim()) * direction)
     log_prob = heat_kernel(manifold).log_prob(points, origin, tau)
-    values = log_prob.exp() if wide else log_prob + chord.square() / (2 * tau)
+    values = _refine(log_prob.exp() if wide else log_prob + chord.square() / (2 * tau))
     return values, torch.cat([values.diff(), values.new_zeros(1)])
+
+
+def _refine(coarse: Tensor) -> Tensor:
+    """Insert nodes by cubic Lagrange interpolation, which is local: a node that is not finite spoils no more than six intervals."""
+    last = len(coarse) - 1
+    position = torch.arange(last * _REFINE + 1, dtype=torch.float64) / _REFINE
+    first = (position.floor() - 1).clamp(0, last - 3)
+    u, i = position - first, first.long()
+    return (
+        -(u - 1) * (u - 2) * (u - 3) / 6 * coarse[i]
+        + u * (u - 2) * (u - 3) / 2 * coarse[i + 1]
+        - u * (u - 1) * (u - 3) / 2 * coarse[i + 2]
+        + u * (u - 1) * (u - 2) / 6 * coarse[i + 3]
+    )
 
 
 def _interpolate(table: tuple[Tensor, Tensor], position: Tensor) -> Tensor:
@@ -71,32 +88,36 @@ def _interpolate(table: tuple[Tensor, Tensor], position: Tensor) -> Tensor:
     return torch.addcmul(values.take(node), steps.take(node), position - node)
 
 
-def _wide(manifold: Manifold, s: Tensor, tau: float) -> Tensor:
+def _density(table: tuple[Tensor, Tensor], s: Tensor) -> Tensor:
     """Density at squared chords, for tau of at least 0.005."""
-    return _interpolate(_table(manifold, tau), s * (_NODES / 4))
+    return _interpolate(table, s * (_NODES / 4))
 
 
-def _log_narrow(manifold: Manifold, s: Tensor, tau: float) -> Tensor:
+def _log_density(table: tuple[Tensor, Tensor], s: Tensor, tau: float) -> Tensor:
     """Log density at squared chords, for tau below 0.005."""
-    return _interpolate(_table(manifold, tau), s.sqrt() * (_NODES / 2)) - s / (2 * tau)
+    return _interpolate(table, s.sqrt() * (_NODES / 2)) - s / (2 * tau)
 
 
 def heat_density(manifold: Manifold, x: Tensor, y: Tensor, taus: Sequence[float]) -> list[Tensor]:
-    """Heat kernel of all pairs, one matrix ``(n, m)`` per time, in the dtype of ``x``; the caller keeps n times m small (:func:`blocks`)."""
+    """Heat kernel of all pairs, one matrix ``(n, m)`` per time, in the dtype of ``x``; the caller keeps n m small."""
     if not half_chord(manifold):
         kernel = heat_kernel(manifold)
         return [kernel.log_prob(x.unsqueeze(1), y.unsqueeze(0), tau).exp() for tau in taus]
     s = squared_chord(embedding(manifold, x.double()), embedding(manifold, y.double()))
-    return [(_wide(manifold, s, tau) if tau >= _WIDE_TAU else _log_narrow(manifold, s, tau).exp()).to(x.dtype) for tau in taus]
+    out = []
+    for tau in taus:
+        table = _table(manifold, tau)
+        out.append((_density(table, s) if tau >= _WIDE_TAU else _log_density(table, s, tau).exp()).to(x.dtype))
+    return out
 
 
 # ---------------------------------------------------------------------- sums over centres
 
 
 def log_density_grid(manifold: Manifold, x: Tensor, centres: Tensor, taus: Sequence[float]) -> Tensor:
-    r"""Log kernel densities :math:`\log\frac1m \sum_k K(x_i, c_k, \tau_j)` of several bandwidths, ``(n, len(taus))`` float64.
+    r"""Log kernel densities :math:`\log\frac1m \sum_k K(x_i, c_k, \tau_j)` of several bandwidths.
 
-    A density below ``exp(-700)`` may come out as that.
+    Float64, ``(n, len(taus))``; a density below ``exp(-700)`` may come out as that.
 
     Args:
         manifold: the manifold.
@@ -108,13 +129,14 @@ def log_density_grid(manifold: Manifold, x: Tensor, centres: Tensor, taus: Seque
         return torch.stack([log_density(manifold, x, centres, tau) for tau in taus], 1)
     e, f = (embedding(manifold, _double(manifold, points)) for points in (x, centres))
     order = sorted(range(len(taus)), key=lambda j: -taus[j])
+    wide = [j for j in order if taus[j] >= _WIDE_TAU]
+    narrow = order[len(wide) :]
+    tables = [_table(manifold, float(tau)) for tau in taus]
     out = e.new_empty(len(x), len(taus))
     for rows in blocks(len(x), len(centres)):
         s = squared_chord(e[rows], f)
-        wide = [j for j in order if taus[j] >= _WIDE_TAU]
-        narrow = order[len(wide) :]
         for j in wide:
-            out[rows, j] = _wide(manifold, s, taus[j]).sum(1).clamp_min(1e-304).log()
+            out[rows, j] = _density(tables[j], s).sum(1).clamp_min(1e-304).log()
         if not narrow:
             continue
         nearest = s.amin(1)
@@ -124,7 +146,7 @@ def log_density_grid(manifold: Manifold, x: Tensor, centres: Tensor, taus: Seque
         for j in narrow:  # from the widest to the narrowest: the pairs of each are among those of the one before
             keep = (excess <= 2 * taus[j] * _margin(manifold)).nonzero()[:, 0]
             s, row, excess = s.take(keep), row.take(keep), excess.take(keep)
-            out[rows, j] = _logsumexp(_log_narrow(manifold, s, taus[j]), row, len(nearest))
+            out[rows, j] = _logsumexp(_log_density(tables[j], s, taus[j]), row, len(nearest))
     return _finite(out - math.log(len(centres)))
 
 
@@ -136,7 +158,7 @@ def log_density(
     log_weights: Tensor | None = None,
     log_floor: float | None = None,
 ) -> Tensor:
-    r"""Log of a mixture of heat kernels, :math:`\log\big(e^{f} + \sum_k w_k K(x_i, c_k, \tau_k)\big)`, ``(n,)`` float64.
+    r"""Log of a mixture of heat kernels, :math:`\log\big(e^{f} + \sum_k w_k K(x_i, c_k, \tau_k)\big)`, ``(n,)``.
 
     Args:
         manifold: the manifold.
@@ -149,12 +171,13 @@ def log_density(
     Raises:
         NumericsError: a result that is not finite.
     """
-    x, centres = _double(manifold, x), _double(manifold, centres)
-    e, f = embedding(manifold, x), embedding(manifold, centres)
+    centres = centres.to(x)  # the exact kernel is evaluated in the dtype of x, the bound in float64
+    e, f = (embedding(manifold, _double(manifold, points)) for points in (x, centres))
     kernel, m = heat_kernel(manifold), len(centres)
     taus = torch.as_tensor(tau, dtype=torch.float64, device=x.device).expand(m)
     log_w = torch.full_like(taus, -math.log(m)) if log_weights is None else log_weights.double()
-    # The leading order of w_k K is exp(b_k - distance^2 / (2 tau_k)); the volume factor that it lacks is what the margin holds 2 n spare for.
+    # The leading order of w_k K is exp(b_k - distance^2 / (2 tau_k)); the volume factor that it lacks is what the
+    # margin holds 2 n spare for.
     b = log_w - manifold.dim / 2 * (2 * math.pi * taus).log()
     margin = _margin(manifold)
     out = []
@@ -165,13 +188,17 @@ def log_density(
         else:
             a = torch.addcmul(b, s, -0.5 / taus)
             best = a.argmax(1)
-            # The distance of the best centre, not its chord: a bound that is not too high, so that nothing of weight is dropped.
-            reached = b[best] - 0.5 / taus[best] * manifold.dist(x[rows], centres[best]).square()
+            # The distance of the best centre, not its chord: a bound that is not too high, so that nothing of weight is
+            # dropped.
+            reached = b[best] - 0.5 / taus[best] * manifold.dist(x[rows], centres[best]).double().square()
             keep = a >= (reached - margin).unsqueeze(1)
         i, k = keep.nonzero(as_tuple=True)
-        parts = [kernel.log_prob(x[rows][i[p]], centres[k[p]], taus[k[p]]) + log_w[k[p]] for p in blocks(len(i), 1)]
+        parts = [
+            kernel.log_prob(x[rows][i[p]], centres[k[p]], taus[k[p]].to(x.dtype)) + log_w[k[p]]
+            for p in blocks(len(i), 1)
+        ]
         out.append(_logsumexp(torch.cat(parts) if parts else s.new_zeros(0), i, len(s)))
-    total = torch.cat(out) if out else x.new_zeros(0)
+    total = torch.cat(out) if out else e.new_zeros(0)
     return _finite(total if log_floor is None else torch.logaddexp(total, torch.full_like(total, log_floor)))
 
 
@@ -190,5 +217,8 @@ def _finite(log_p: Tensor) -> Tensor:
     bad = ~log_p.isfinite()
     if bad.any():
         row = [int(i) for i in bad.nonzero()[0]]
-        raise NumericsError(f"{int(bad.sum())} of {bad.numel()} log densities are not finite, first at {row}: {float(log_p[tuple(row)])}.")
+        raise NumericsError(
+            f"{int(bad.sum())} of {bad.numel()} log densities are not finite, first at {row}: "
+            f"{float(log_p[tuple(row)])}."
+        )
     return log_p

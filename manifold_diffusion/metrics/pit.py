@@ -14,12 +14,14 @@ __all__ = ["KSResult", "distance_pit", "ks_uniform"]
 
 
 def distance_pit(x: Tensor, x0: Tensor, tau: float) -> Tensor:
-    r"""Distribution function of the distance :math:`\theta` from ``x0`` under the heat kernel of ``Sphere(2)``, at the distances of ``x``.
+    r"""Distribution function of the distance :math:`\theta` from ``x0`` under the heat kernel of ``Sphere(2)``.
 
-    .. math:: F(\theta) = \tfrac12\Big[1 - \cos\theta + \sum_{l \ge 1} e^{-l(l+1)\tau/2} (P_{l-1} - P_{l+1})(\cos\theta)\Big]
+    .. math::
 
-    The values are uniform on [0, 1] if ``x`` are draws of Brownian motion on S^2 from ``x0`` after the time ``tau``, and only then
-    (as far as distances can tell). The series has ``8 / sqrt(tau) + 20`` terms.
+        F(\theta) = \tfrac12\Big[1 - \cos\theta + \sum_{l \ge 1} e^{-l(l+1)\tau/2} (P_{l-1} - P_{l+1})(\cos\theta)\Big]
+
+    The values are uniform on [0, 1] if ``x`` are draws of Brownian motion on S^2 from ``x0`` after the time ``tau``,
+    and only then (as far as distances can tell). The series has ``8 / sqrt(tau) + 20`` terms.
 
     Args:
         x: points, ``(*batch, 3)``.

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,42 +24,86 @@ __all__ = ["load_model", "save_model"]
 _FORMAT = 1
 
 
-def save_model(model: nn.Module, folder: str | os.PathLike[str], card: str, metadata: Mapping[str, Any] | None = None) -> None:
+def save_model(
+    model: nn.Module, folder: str | os.PathLike[str], card: str, metadata: Mapping[str, Any] | None = None
+) -> None:
     """Write ``config.json``, ``model.safetensors`` and ``README.md``.
 
-    Everything is written beside the target and moved into place at the end, the configuration (which holds the checksum of the weights) last: a full disk
-    or an interruption leaves an older model in the folder as it was or makes the folder fail its checksum, never half a model that loads.
+    Everything is written to a folder inside the target first and moved into place at the end. A full disk leaves an
+    older model as it was;
+    a process that is killed between two moves leaves a folder whose checksums don't fit, never half a model that loads.
 
     Raises:
         CheckpointError: if the folder can't be written.
+        ConfigError: if a part can't be described by its constructor's arguments.
     """
     from safetensors.torch import save
 
     folder = Path(folder)
     weights = save({k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()})
-    config = {
+    config: dict[str, Any] = {
         "format": _FORMAT,
         "model": to_config(model),
         "sha256": hashlib.sha256(weights).hexdigest(),
-        "versions": {"manifold_diffusion": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        "metadata": dict(metadata or {}),
     }
-    text = json.dumps(config, indent=2, allow_nan=True) + "\n"
+    try:
+        config["config_sha256"] = _config_digest(config)
+        config["versions"] = {
+            "manifold_diffusion": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
+        config["metadata"] = dict(metadata or {})
+        text = json.dumps(config, indent=2) + "\n"
+    except TypeError as error:
+        raise ConfigError(
+            f"The model can't be saved to {folder}: {error}. Metadata must be numbers, strings, lists and dictionaries."
+        ) from error
+    contents = {"model.safetensors": weights, "README.md": card.encode(), "config.json": text.encode()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as staging:
-            for name, content in (("model.safetensors", weights), ("README.md", card.encode()), ("config.json", text.encode())):
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-", ignore_cleanup_errors=True) as staging:
+            for name, content in contents.items():
                 with open(Path(staging, name), "wb") as file:
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
-            for name in ("model.safetensors", "README.md", "config.json"):
-                os.replace(Path(staging, name), folder / name)
+            _move_all(Path(staging), folder, list(contents))
     except OSError as error:
-        raise CheckpointError(f"The model can't be saved to {folder}: {error}. What was there before is unchanged unless this says otherwise.") from error
+        raise CheckpointError(
+            f"The model can't be saved to {folder}: {error}. A model that was there before is unchanged. Free some "
+            "space or choose another folder."
+        ) from error
 
 
-def load_model(folder: str | os.PathLike[str], trusted: Sequence[str] = (), device: torch.device | str = "cpu") -> tuple[nn.Module, dict[str, Any]]:
+def _move_all(staging: Path, folder: Path, names: Sequence[str]) -> None:
+    """Move files into a folder: all of them or, when a move fails, none."""
+    replaced: list[str] = []
+    try:
+        for name in names:
+            if (folder / name).exists():
+                shutil.copy2(folder / name, staging / f"old-{name}")
+        for name in names:
+            os.replace(staging / name, folder / name)
+            replaced.append(name)
+    except OSError:
+        for name in replaced:
+            if (staging / f"old-{name}").exists():
+                os.replace(staging / f"old-{name}", folder / name)
+            else:
+                (folder / name).unlink()
+        raise
+
+
+def _config_digest(config: Mapping[str, Any]) -> str:
+    """Checksum of what decides how the model is built; versions and metadata may be edited."""
+    content = {key: config[key] for key in ("format", "model", "sha256")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def load_model(
+    folder: str | os.PathLike[str], trusted: Sequence[str] = (), device: torch.device | str = "cpu"
+) -> tuple[nn.Module, dict[str, Any]]:
     """Model and configuration of a folder written by :func:`save_model`.
 
     Raises:
@@ -69,31 +114,47 @@ def load_model(folder: str | os.PathLike[str], trusted: Sequence[str] = (), devi
     from safetensors.torch import load
 
     folder = _local(folder)
+    config_path, weights_path = folder / "config.json", folder / "model.safetensors"
     try:
-        config = json.loads(Path(folder, "config.json").read_text())
-        weights = Path(folder, "model.safetensors").read_bytes()
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+        weights = weights_path.read_bytes()
     except OSError as error:
-        raise CheckpointError(f"{folder} is not a saved model: {error}. Expected config.json and model.safetensors.") from error
-    except ValueError as error:
-        raise CheckpointError(f"{Path(folder, 'config.json')} is not valid JSON: {error}. It is truncated or altered; get a fresh copy.") from error
+        raise CheckpointError(
+            f"{folder} is not a saved model: {error}. Expected config.json and model.safetensors."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{config_path} is not valid JSON: {error}. It is truncated or altered; get a fresh copy."
+        ) from error
     if not isinstance(config, dict) or not {"format", "model", "sha256"} <= set(config):
-        raise CheckpointError(f"{Path(folder, 'config.json')} lacks the keys format, model, sha256: it is not a saved model of this library.")
+        raise CheckpointError(
+            f"{config_path} lacks the keys format, model, sha256: it is not a saved model of this library."
+        )
     if config["format"] != _FORMAT:
-        raise CheckpointError(f"{folder} has format {config['format']}; this version reads format {_FORMAT}. Upgrade manifold_diffusion.")
+        raise CheckpointError(
+            f"{folder} has format {config['format']}; this version reads format {_FORMAT}. Upgrade manifold_diffusion."
+        )
     digest = hashlib.sha256(weights).hexdigest()
     if digest != config["sha256"]:
         raise CheckpointError(
-            f"{Path(folder, 'model.safetensors')} is truncated or altered: sha256 {digest[:12]}..., config.json says {str(config['sha256'])[:12]}.... Get a fresh copy."
+            f"{weights_path} is truncated or altered: sha256 {digest[:12]}..., config.json says "
+            f"{str(config['sha256'])[:12]}.... Get a fresh copy."
         )
-    try:
-        state = load(weights)
-    except (SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{Path(folder, 'model.safetensors')} can't be read: {error}.") from error
-    model = from_config(config["model"], trusted)
+    model = from_config(
+        config["model"], trusted
+    )  # before its checksum: an unknown key or class is the more telling error
+    if _config_digest(config) != config.get("config_sha256"):
+        raise CheckpointError(
+            f"{config_path} was altered: its model does not have the checksum config_sha256. Get a fresh copy; to "
+            "change a model, change it in Python and save it."
+        )
     if not isinstance(model, nn.Module):
         raise ConfigError(f"The configuration of {folder} describes a {type(model).__name__}, not a model.")
     try:
-        model.load_state_dict(state)
+        # Assigned, not copied, so that a model in double precision comes back in double precision.
+        model.load_state_dict(load(weights), assign=True)
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{weights_path} can't be read: {error}.") from error
     except RuntimeError as error:
         raise CheckpointError(f"The weights of {folder} don't fit its configuration: {error}") from error
     return model.to(device).eval(), config

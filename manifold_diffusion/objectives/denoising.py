@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._errors import CapabilityError, ConfigError
 from .._typing import Batch, Network
-from ..processes import Process
+from ..processes import PathSample, Process
 from .base import Objective, stratified_times
 
 __all__ = ["DenoisingScoreMatching"]
@@ -23,16 +23,20 @@ class DenoisingScoreMatching(Objective):
     Source: Vincent, *A connection between score matching and denoising autoencoders*, 2011; De Bortoli et al., 2022, arXiv:2202.02763; Song et al.,
     *Maximum likelihood training of score-based diffusion models*, 2021, arXiv:2101.09258.
 
+    Antithetic pairs: each draw is used together with its mirror image about the data point, which is equally likely and has the opposite target. At
+    small noise the two targets nearly cancel in the gradient of everything that varies slowly over the noise: half the data, less variance.
+
     Args:
         process: a process with closed-form transitions.
         weighting: ``"likelihood"`` (1 in the units of the noise) or ``"balanced"`` (each noise level divided by the mean square of its
             target, so that the large ones, whose target is small, count as much).
+        antithetic: use pairs where the process has them; the network then sees twice the batch.
 
     Raises:
         CapabilityError: if the process is simulated.
     """
 
-    def __init__(self, process: Process, weighting: Literal["likelihood", "balanced"] = "likelihood") -> None:
+    def __init__(self, process: Process, weighting: Literal["likelihood", "balanced"] = "likelihood", antithetic: bool = True) -> None:
         if not process.has_target:
             raise CapabilityError(
                 f"DenoisingScoreMatching needs a closed-form transition; {type(process).__name__} on {process.manifold} is simulated. "
@@ -40,19 +44,25 @@ class DenoisingScoreMatching(Objective):
             )
         if weighting not in ("likelihood", "balanced"):
             raise ConfigError(f"weighting must be 'likelihood' or 'balanced'; got {weighting!r}.")
-        self.process, self.weighting = process, weighting
+        self.process, self.weighting, self.antithetic = process, weighting, antithetic
 
     def loss(self, network: Network, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
-        x0 = batch.x
-        t = stratified_times(x0, len(x0), generator)
-        path = self.process.sample(x0, t, generator)
-        assert path.target is not None  # has_target
-        error = network(path.t, path.x_t, batch.cond) - path.target
-        squared = self.process.manifold.inner(path.x_t, error, error)
-        if self.weighting == "balanced":
-            size = self.process.manifold.inner(path.x_t, path.target, path.target)
-            # A running mean over neighbouring strata of t stands for the mean square at that noise level.
-            window = max(len(x0) // 16, 1)
-            level = torch.nn.functional.avg_pool1d(size[None, None], window, 1, window // 2, count_include_pad=False)[0, 0, : len(x0)]
-            squared = squared / (level + 0.05 * self.process.manifold.dim)
-        return (path.weight * squared).mean()
+        t = stratified_times(batch.x, len(batch.x), generator)
+        path = self.process.sample(batch.x, t, generator)
+        mirrored = self.process.mirror(path) if self.antithetic else None
+        times, x_t, target, cond = t, path.x_t, path.target, batch.cond
+        if mirrored is not None:
+            times, x_t, target = torch.cat([t, t]), torch.cat([x_t, mirrored.x_t]), torch.cat([target, mirrored.target])
+            cond = None if cond is None else torch.cat([cond, cond])
+        error = network(times, x_t, cond) - target
+        squared = self.process.manifold.inner(x_t, error, error).reshape(-1, len(t))
+        weight = path.weight if self.weighting == "likelihood" else path.weight * self._balance(path)
+        return (weight * squared).mean()
+
+    def _balance(self, path: PathSample) -> Tensor:
+        """Inverse of the mean square of the target at each noise level, from the neighbouring strata of t."""
+        assert path.target is not None
+        size = self.process.manifold.inner(path.x_t, path.target, path.target)
+        window = max(len(size) // 16, 1)
+        level = torch.nn.functional.avg_pool1d(size[None, None], window, 1, window // 2, count_include_pad=False)
+        return 1 / (level[0, 0, : len(size)] + 0.05 * self.process.manifold.dim)

@@ -1,7 +1,7 @@
 """Layer 3: pictures of points and densities, one kind per manifold; a new manifold registers its :func:`views`.
 
-Nothing here touches matplotlib's global state: no ``pyplot``, no ``rcParams``, no backend. Functions return a ``Figure`` and save it when
-they are given a ``path``.
+Nothing here touches matplotlib's global state: no ``pyplot``, no ``rcParams``, no backend. Functions return a
+``Figure`` and save it when they are given a ``path``.
 """
 
 from .curves import plot_training, plot_trajectory

@@ -16,7 +16,7 @@ MIN_SPAN = 0.5
 
 
 def mass_levels(values: np.ndarray, volume: np.ndarray | None, masses: list[float]) -> list[float]:
-    """Levels of the log density whose superlevel sets hold the given fractions of the mass (highest-density regions)."""
+    """Levels of the log density above which the given fractions of the mass lie (highest-density regions)."""
     weight = np.ones_like(values) if volume is None else volume
     order = np.argsort(-values)
     mass = np.cumsum((weight * np.exp(values - values.max()))[order])

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from .._errors import ConfigError, DataError
 from ..manifolds import Manifold
-from .layout import Cell, new_figure, place, root_figure, save_figure, suptitle
+from .layout import Cell, new_figure, place, save_figure, suptitle
 from .registry import views
 from .scene import Scene
-from .views import FONT, LINE, Map, colour_bar, tidy
+from .views import FONT, LINE, Map, colour_bar, root_figure, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_training", "plot_trajectory"]
 
-LOSSES = ("loss", "nll")
-SPEEDS = ("per_second", "per_sec", "throughput")
+PANELS = {"loss": ("loss",), "metric": ("metric", "nll", "mmd"), "throughput [1/s]": ("per_s", "throughput")}
+"""Words in the names of the columns that each panel draws."""
 
 
 def plot_training(
@@ -34,14 +34,15 @@ def plot_training(
     title: str | None = None,
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """Loss and throughput over the steps of training.
+    """Loss, metric and throughput over the steps of training.
 
-    Columns whose name contains ``loss`` or ``nll`` make the first panel, those with ``per_second`` or ``throughput`` the second.
+    Columns whose name contains ``loss`` make the first panel, those with ``metric``, ``nll`` or ``mmd`` the second,
+    those with ``per_s`` or ``throughput`` the third.
     Faint lines are the values, strong ones their exponential average. A loss that becomes NaN is marked where it does.
 
     Args:
-        source: a CSV file as Lightning's ``CSVLogger`` writes it (a cell is empty where nothing was logged), or columns by name; ``step``
-            is the horizontal axis, and the row number without it.
+        source: a CSV file of a run (a cell is empty where nothing was logged), or columns by name; ``step`` is the
+            horizontal axis, and the row number without it.
         title: heading of the figure.
         path: file to write.
 
@@ -49,7 +50,7 @@ def plot_training(
         The figure.
 
     Raises:
-        DataError: the file is missing, has no row, no loss, or a cell that is not a number (the line is named).
+        DataError: the file is missing, has no row or no curve, or a cell that is not a number (the line is named).
 
     Example:
         >>> figure = plot_training({"step": [0, 1, 2], "train/loss": [1.0, 0.5, 0.4]})
@@ -57,29 +58,36 @@ def plot_training(
         'step'
     """
     columns = _columns(source)
-    losses = [c for c in columns if any(word in c.lower() for word in LOSSES)]
-    speeds = [c for c in columns if any(word in c.lower() for word in SPEEDS)]
-    if not losses:
+    panels = {
+        label: [c for c in columns if any(word in c.lower() for word in words)] for label, words in PANELS.items()
+    }
+    panels = {label: names for label, names in panels.items() if names}
+    if not panels:
+        words = ", ".join(word for words in PANELS.values() for word in words)
         raise DataError(
-            f"There is no loss to draw: no column's name contains {' or '.join(LOSSES)}; got {', '.join(columns)}."
+            f"There is no curve to draw: no column's name contains one of {words}; got {', '.join(columns)}."
         )
-    figure = new_figure(9.5 if speeds else 6.0, 3.6)
-    left, right = ((0.075, 0.60), (0.70, 0.985)) if speeds else ((0.12, 0.97), (0.12, 0.97))
-    bottom, top = 0.15, 0.86 if title else 0.94
-    for (start, end), names, label in ((left, losses, "loss"), (right, speeds, "throughput [1/s]")):
-        if not names:
-            continue
-        ax = figure.add_axes((start, bottom, end - start, top - bottom))
+    from matplotlib.ticker import MaxNLocator
+
+    width, height = (6.0, 4.3, 4.3)[: len(panels)], 3.6
+    figure, left = new_figure(sum(width), height), 0.0
+    for (label, names), across in zip(panels.items(), width, strict=True):
+        box = (left + 0.75, 0.55, across - 1.0, height - (1.2 if title else 0.85))
+        ax = figure.add_axes((box[0] / sum(width), box[1] / height, box[2] / sum(width), box[3] / height))
+        left += across
         ranges = [_curve(ax, *columns[name], name, f"C{k}") for k, name in enumerate(names)]
         low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
         pad = 0.06 * (high - low) or 0.1 * max(abs(high), 1e-3)
-        ax.set_ylim(0 if names is speeds else low - pad, high + pad)
+        ax.set_ylim(0 if label.startswith("throughput") else low - pad, high + pad)
         tidy(ax)
+        ax.xaxis.set_major_locator(MaxNLocator(6))
         ax.grid(color=LINE, lw=0.4, alpha=0.4)
         ax.set_xlabel("step", fontsize=FONT["label"])
         ax.set_ylabel(label, fontsize=FONT["label"])
         ax.margins(x=0.01)
-        ax.legend(frameon=False, fontsize=FONT["tick"])
+        ax.legend(
+            frameon=False, fontsize=FONT["tick"], loc="lower right", bbox_to_anchor=(1.0, 0.99), ncols=3, borderpad=0.1
+        )
     if title:
         suptitle(figure, title)
     if path is not None:
@@ -106,7 +114,7 @@ def _curve(ax: Axes, step: np.ndarray, value: np.ndarray, name: str, colour: str
         ax.text(first, 0.98, f" not finite from step {first:g} ", transform=ax.get_xaxis_transform(), **style)
     if not finite.any():
         return 0.0, 1.0
-    # The first steps may be orders of magnitude above the rest: the frame of a long curve follows the values after them.
+    # The first steps may be orders of magnitude above the rest: the frame of a long curve follows what comes after.
     late = value[finite][min(window - 1, int(finite.sum()) - 1) :]
     return float(late.min()), float(np.quantile(late, 0.998) if window > 1 else late.max())
 
@@ -165,7 +173,8 @@ def plot_trajectory(
 
     Args:
         manifold: where the points live.
-        trajectory: points ``(steps + 1, n, *point_shape)``, in the order of time; a circle marks the start, a dot the end.
+        trajectory: points ``(steps + 1, n, *point_shape)``, in the order of time; a circle marks the start, a dot
+            the end.
         max_paths: number of trajectories drawn, the first ones.
         title: heading of the figure.
         path: file to write.

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from .._errors import ConfigError, DataError
 from ..manifolds import Manifold
-from .layout import Cell, flow, place, root_figure, save_figure, suptitle
+from .layout import Cell, flow, place, save_figure, suptitle
 from .registry import views
 from .scene import LogProb, Scene, evaluate
-from .views import FONT, Chart, Map
+from .views import FONT, Chart, Map, root_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,18 +41,21 @@ def plot(
 ) -> Figure:
     r"""Draw points and a density on a manifold: data, samples and density side by side, in the manifold's own picture.
 
-    Spheres are drawn as Mollweide maps, tori as Ramachandran plots, rotations as directions with a hue, hyperbolic planes as Poincaré
-    disks, circles as circular histograms, products factor by factor, anything else by its coordinates and distances. The density is an
-    image on two-dimensional manifolds, with colours from the 0.5 % to the 99.9 % highest-density level; where a picture shows only a part
-    of the manifold, the points are coloured by their log density.
+    Spheres are drawn as Mollweide maps, tori as Ramachandran plots, rotations as directions with a hue, hyperbolic
+    planes as Poincaré disks, circles as circular histograms, products factor by factor, anything else by its
+    coordinates and distances. The density is an image on two-dimensional manifolds, with colours between the levels
+    above which 0.5 % and 99.9 % of the mass lie; where a picture shows only a part of the manifold, the points are
+    coloured by their log density.
 
-    A manifold gets a picture with ``views.register(MyManifold)``, or a figure of a wholly different kind with ``plot.register(MyManifold)``.
+    A manifold gets a picture with ``views.register(MyManifold)``, or a figure of a wholly different kind with
+    ``plot.register(MyManifold)``.
 
     Args:
         manifold: where the points live.
         samples: points ``(*batch, *point_shape)``.
         data: points ``(*batch, *point_shape)`` to compare with.
-        log_prob: log density in nats with respect to the Riemannian volume, ``(n, *point_shape) -> (n,)``.
+        log_prob: log density in nats with respect to the Riemannian volume, ``(n, *point_shape) -> (n,)``; it is called
+            with points of the samples' (or the data's) dtype and device.
         title: heading of the figure.
         path: file to write; its suffix chooses the format (png, pdf, svg, ...). It appears whole or not at all.
         ax: axes to draw on, for figures of one axes.

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Cell", "flow", "new_figure", "place", "root_figure", "save_figure", "suptitle"]
+__all__ = ["Cell", "flow", "new_figure", "place", "save_figure", "suptitle"]
 
 MAX_WIDTH = 16.0
 """A line of panels that is wider is broken into lines of equal length."""
 
-HEADING, TITLE, PAD = 0.34, 0.42, 0.12
+HEADING, TITLE, PAD = 0.34, 0.36, 0.12
 DPI = 150
 
 
@@ -57,7 +57,7 @@ def flow(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 
 def place(lines: Sequence[Sequence[Cell]], titled: bool) -> tuple[Figure, list[list[Axes]]]:
-    """A figure with one axes per cell, lines from top to bottom, each centred.
+    """A figure with one axes per cell, lines from top to bottom.
 
     Args:
         lines: the panels.
@@ -73,8 +73,13 @@ def place(lines: Sequence[Sequence[Cell]], titled: bool) -> tuple[Figure, list[l
     figure = new_figure(width, height)
     axes, top = [], height - (TITLE if titled else 0)
     for line, total, depth in zip(lines, widths, depths, strict=True):
+        # A line shorter than the widest one takes equal shares of the width: its panels stand under those above.
+        share = (width - 2 * PAD) / len(line)
+        spread = total < max(widths) and all(c.width <= share + 1e-6 for c in line)
         left, row = (width - total) / 2, []
-        for cell in line:
+        for k, cell in enumerate(line):
+            if spread:
+                left = PAD + (k + 0.5) * share - cell.width / 2
             margin, across = cell.view.margin, cell.view.aspect * cell.height
             bottom = top - HEADING - cell.height
             box = ((left + margin[0]) / width, bottom / height, across / width, cell.height / height)
@@ -101,16 +106,8 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def root_figure(ax: Axes) -> Figure:
-    """The figure that holds the axes."""
-    figure = ax.get_figure(root=True)
-    if figure is None:
-        raise ConfigError("ax belongs to no figure. Take one from figure.add_subplot().")
-    return figure
-
-
 def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = DPI) -> None:
-    """Write a figure so that the file appears whole or not at all: to a temporary file beside it, which then takes its place.
+    """Write a figure to a temporary file that then takes its place: the file appears whole or not at all.
 
     Args:
         figure: the figure.

@@ -32,7 +32,8 @@ def _numpy(x: Tensor) -> np.ndarray:
 def _mollweide(x: np.ndarray) -> np.ndarray:
     """Mollweide projection of unit vectors ``(n, 3)``, in units of the sphere's radius, ``(n, 2)``.
 
-    ``(2 sqrt(2) / pi lon cos a, sqrt(2) sin a)`` with ``2 a + sin 2 a = pi sin(lat)``, inverted by a table: 4e-4 at most, less than a pixel.
+    ``(2 sqrt(2) / pi lon cos a, sqrt(2) sin a)`` with ``2 a + sin 2 a = pi sin(lat)``, inverted by a table: the error
+    is 4e-4 at most, less than a pixel.
     """
     a = np.linspace(-np.pi / 2, np.pi / 2, 8193)
     angle = np.interp(x[:, 2], (2 * a + np.sin(2 * a)) / np.pi, a)
@@ -138,12 +139,13 @@ class Mollweide(Map):
 class RotationMap(Map):
     """Rotations as the direction of the rotated z axis (Mollweide), coloured by the remaining turn about it.
 
-    A rotation R is split into the turn about z by the tilt angle and the shortest rotation that takes e_z to R e_z; the tilt is
-    ``atan2(R_10 - R_01, R_00 + R_11)``, undefined only where R e_z = -e_z. Every rotation has one place and one colour.
+    A rotation R is a turn about z, which gives the colour, followed by the shortest rotation that takes e_z to R e_z,
+    which gives the place. The turn is ``atan2(R_10 - R_01, R_00 + R_11)``; all colours meet at the south pole,
+    R e_z = -e_z, where it is undefined.
 
     References:
-        Murphy et al., *Implicit-PDF: non-parametric representation of probability distributions on the rotation manifold*, 2021,
-        arXiv:2106.05965 (the idea of a direction map with a hue for the remaining angle).
+        Murphy et al., *Implicit-PDF: non-parametric representation of probability distributions on the rotation
+        manifold*, 2021, arXiv:2106.05965 (the idea of a direction map with a hue for the remaining angle).
     """
 
     name: str = ""
@@ -222,7 +224,7 @@ class Ramachandran(Map):
 
 @dataclass(frozen=True)
 class PoincareDisk(Map):
-    r"""Hyperbolic space in the Poincaré ball, :math:`y = x_s / (1 + x_0)`; beyond two dimensions the first two coordinates of the ball.
+    r"""Hyperbolic space in the Poincaré ball, :math:`y = x_s / (1 + x_0)`; of the ball, the first two coordinates.
 
     Circles are at distances 1, 2 and 3 from the origin; the spokes are geodesics through it.
 
@@ -240,6 +242,7 @@ class PoincareDisk(Map):
 
     def frame(self, ax: Axes, scene: Scene, over_image: bool = False) -> None:
         from matplotlib.patches import Circle
+        from matplotlib.patheffects import withStroke
 
         line: dict[str, Any] = {
             "color": "white" if over_image else LINE,
@@ -252,8 +255,10 @@ class PoincareDisk(Map):
             ax.add_patch(Circle((0, 0), radius, fill=False, **line))
             colour = "white" if over_image else "#555a63"
             at = radius * math.cos(math.pi / 12), radius * math.sin(math.pi / 12)
-            ground = {"fc": "black" if over_image else "white", "ec": "none", "pad": 1.0, "alpha": 0.75}
-            ax.text(*at, f"{r}", fontsize=FONT["small"], color=colour, ha="center", va="center", zorder=5, bbox=ground)
+            halo = [withStroke(linewidth=2, foreground="black" if over_image else "white")]
+            ax.text(
+                *at, f"{r}", fontsize=FONT["small"], color=colour, ha="center", va="center", zorder=5, path_effects=halo
+            )
         for angle in np.arange(0, np.pi, np.pi / 6):
             ax.plot([-np.cos(angle), np.cos(angle)], [-np.sin(angle), np.sin(angle)], **line)
         ax.add_patch(Circle((0, 0), 1, fill=False, ec=_RIM, lw=1.1, zorder=4))

@@ -21,16 +21,15 @@ from .views import Chart, CircularHistogram, Histogram, Map
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["View", "views"]
-
-View = Map | Chart
+__all__ = ["views"]
 
 
 @singledispatch
-def views(manifold: object) -> Sequence[View]:
+def views(manifold: object) -> Sequence[Map | Chart]:
     """Views that :func:`plot` draws of a manifold, dispatched on its class.
 
-    ``views.register(MyManifold)`` adds one; without it a manifold is drawn by pairs of its coordinates and by distances.
+    ``views.register(MyManifold)`` adds one; without it a manifold is drawn by pairs of its coordinates and by
+    distances.
 
     Args:
         manifold: the manifold.
@@ -47,12 +46,13 @@ def views(manifold: object) -> Sequence[View]:
         ['Mollweide']
     """
     raise ConfigError(
-        f"There is no picture of {manifold!r}: expected a Manifold. Give one its own with views.register({type(manifold).__name__})."
+        f"There is no picture of {manifold!r}: expected a Manifold. "
+        f"Give it one with views.register({type(manifold).__name__})."
     )
 
 
 @views.register(Manifold)
-def _general(manifold: Manifold) -> Sequence[View]:
+def _general(manifold: Manifold) -> Sequence[Map | Chart]:
     """Disjoint pairs of coordinates, distances between random pairs of points."""
     k = manifold.coordinates(manifold.origin().unsqueeze(0)).shape[-1]
     distances = Histogram(_pair_distances(manifold), "distance between two points")
@@ -68,7 +68,7 @@ def _planes(manifold: Manifold, k: int, limits: tuple[float, float] | None = Non
 
 def _pair_distances(manifold: Manifold) -> Callable[[Tensor], Tensor]:
     def distances(x: Tensor) -> Tensor:
-        # A cyclic shift of a fixed random order pairs every point with another one, independently of the order of the data.
+        # A cyclic shift of a fixed random order pairs every point with another one, whatever the order of the data.
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).to(x.device)
         return manifold.dist(x[order], x[order.roll(1)])
 
@@ -76,7 +76,7 @@ def _pair_distances(manifold: Manifold) -> Callable[[Tensor], Tensor]:
 
 
 @views.register
-def _sphere(manifold: Sphere) -> Sequence[View]:
+def _sphere(manifold: Sphere) -> Sequence[Map | Chart]:
     n = manifold.n
     if n == 1:
         return [
@@ -97,14 +97,14 @@ def _sphere(manifold: Sphere) -> Sequence[View]:
 
 
 @views.register
-def _torus(manifold: Torus) -> Sequence[View]:
+def _torus(manifold: Torus) -> Sequence[Map | Chart]:
     if manifold.n == 1:
         return [CircularHistogram(lambda x: x[:, 0], lambda a: a.unsqueeze(-1))]
     return [Ramachandran(i, i + 1, manifold.n) for i in range(manifold.n - 1)]
 
 
 @views.register
-def _rotations(manifold: SO3) -> Sequence[View]:
+def _rotations(manifold: SO3) -> Sequence[Map | Chart]:
     # Uniform law of the rotation angle: (1 - cos w) / pi per radian.
     angles = Histogram(
         lambda x: torch.rad2deg(manifold.dist(manifold.identity(x.dtype, x.device).expand_as(x), x)),
@@ -117,7 +117,7 @@ def _rotations(manifold: SO3) -> Sequence[View]:
 
 
 @views.register
-def _hyperbolic(manifold: Hyperboloid) -> Sequence[View]:
+def _hyperbolic(manifold: Hyperboloid) -> Sequence[Map | Chart]:
     if manifold.n == 1:
         line = Histogram(
             lambda x: torch.asinh(x[:, 1]),
@@ -132,7 +132,7 @@ def _hyperbolic(manifold: Hyperboloid) -> Sequence[View]:
 
 
 @views.register
-def _euclidean(manifold: Euclidean) -> Sequence[View]:
+def _euclidean(manifold: Euclidean) -> Sequence[Map | Chart]:
     if manifold.n == 1:
         return [Histogram(lambda x: x[:, 0], "x", point=lambda r: r.unsqueeze(-1))]
     if manifold.n == 2:
@@ -185,8 +185,8 @@ class _FactorChart(Chart):
 
 
 @views.register
-def _product(manifold: Product) -> Sequence[View]:
-    drawn: list[View] = []
+def _product(manifold: Product) -> Sequence[Map | Chart]:
+    drawn: list[Map | Chart] = []
     for number, factor in enumerate(manifold.factors):
 
         def part(x: Tensor, number: int = number) -> Tensor:

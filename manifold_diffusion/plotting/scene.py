@@ -19,7 +19,7 @@ LogProb = Callable[[Tensor], Tensor]
 """Log density in nats with respect to the Riemannian volume, ``(n, *point_shape) -> (n,)``."""
 
 MAX_COLOURED = 4000
-"""Points at which the log density is evaluated when it can only be shown on points: an exact likelihood costs an ODE each."""
+"""Most points that carry the log density where no image can: an exact likelihood solves an ODE for each."""
 
 COLOURS = {"data": "#4a4e57", "samples": "#0072b2", "density": "#d55e00"}
 """One colour per source in all figures; distinguishable with colour-vision deficiencies."""
@@ -31,8 +31,8 @@ class Grid:
 
     Attributes:
         points: where the log density is evaluated, ``(m, *point_shape)``.
-        index: point that each pixel shows, ``(rows, columns)``, lowest row first. Pixels outside the manifold's outline show
-            the nearest point inside, so that interpolation has no dark rim; the outline then clips them.
+        index: point that each pixel shows, ``(rows, columns)``, lowest row first. Pixels outside the manifold's outline
+            show the nearest point inside, so that interpolation has no dark rim; the outline then clips them.
         extent: left, right, bottom and top of the image in the axes' coordinates.
         volume: Riemannian volume of each point's pixel up to a factor, ``(m,)``; None means equal.
         log_total: logarithm of the manifold's volume, when colours are relative to the uniform density; None otherwise.
@@ -71,7 +71,8 @@ class Scene:
         data: points ``(n, *point_shape)``, or None.
         samples: points ``(m, *point_shape)``, or None.
         log_prob: log density that a view of the whole manifold can evaluate on its own grid, or None.
-        at_points: log density at :attr:`coloured`, ``() -> (k,)``, for views that show a part of the manifold; None without a density.
+        at_points: log density at :attr:`coloured`, ``() -> (k,)``, for views that show a part of the manifold; None
+            without a density.
         resolution: columns of a density image.
         batch_size: points per call of ``log_prob``.
         like: a tensor whose dtype and device grids take.
@@ -102,7 +103,7 @@ class Scene:
 
     @property
     def coloured(self) -> Tensor:
-        """Points that carry the log density where no image can: some of the samples, or of the data when there are none."""
+        """Points that carry the log density where no image can: some samples, or data when there are none."""
         if not self.sources:
             raise ConfigError(
                 "The density on this manifold is shown by colouring points: give samples or data beside log_prob."
@@ -130,7 +131,8 @@ def evaluate(log_prob: LogProb, x: Tensor, batch_size: int) -> np.ndarray:
         value = torch.as_tensor(log_prob(chunk))
         if tuple(value.shape) != (len(chunk),):
             raise ConfigError(
-                f"log_prob returned shape {tuple(value.shape)} for {len(chunk)} points; expected ({len(chunk)},): one number per point."
+                f"log_prob returned shape {tuple(value.shape)} for {len(chunk)} points; expected ({len(chunk)},), one "
+                "number per point. Reduce over the axes of the point."
             )
         parts.append(value.detach().cpu().double())
     values = torch.cat(parts).numpy()

@@ -108,6 +108,13 @@ class Process(nn.Module, ABC):
     def log_transition(self, x: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         """Log density of x at time t given x0 at time 0; raises :class:`CapabilityError` where there is no closed form."""
 
+    def mirror(self, path: PathSample) -> PathSample | None:
+        """The same draw with opposite noise, equally likely; None where the law has no such symmetry.
+
+        A pair of opposite draws cancels the odd part of the noise in a regression on the target.
+        """
+        return None
+
     def fit_prior(self, x0: Tensor, generator: torch.Generator | None = None) -> None:
         """Adapt a prior that depends on data; nothing to do for the others."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from .._errors import CapabilityError, ConfigError
 from ..heat_kernels import heat_kernel
-from ..manifolds import Manifold
+from ..manifolds import Manifold, geodesic_symmetry
 from .base import PathSample, Process
 from .priors import HeatPrior, brownian_prior
 from .schedules import Schedule, default_schedule
@@ -59,6 +61,7 @@ class BrownianMotion(Process):
                 raise CapabilityError(
                     f"{error} BrownianMotion({manifold}, n_steps=100) simulates it by a geodesic random walk, to be trained with ImplicitScoreMatching."
                 ) from None
+        self._symmetry = geodesic_symmetry(manifold)
         self.prior = brownian_prior(manifold, self.schedule.tau_max, n_centres)
 
     def sample(self, x0: Tensor, t: Tensor, generator: torch.Generator | None = None) -> PathSample:
@@ -68,6 +71,12 @@ class BrownianMotion(Process):
             return PathSample(t, x0, x_t, None, torch.ones_like(t))
         draw = self._kernel.sample_with_score(x0, tau, generator)
         return PathSample(t, x0, draw.x, self.scale(t) * draw.score, torch.ones_like(t))
+
+    def mirror(self, path: PathSample) -> PathSample | None:
+        if self._symmetry is None or path.target is None:
+            return None
+        x_t, target = self._symmetry(path.x_0, path.x_t, path.target)
+        return replace(path, x_t=x_t, target=target)
 
     def noise_levels(self, t: Tensor) -> Tensor:
         return self.schedule.tau(t).unsqueeze(-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import singledispatch
 
 import torch
@@ -79,6 +80,12 @@ class Langevin(Process):
         noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
         x_t = self.manifold.per_point(self._mean_factor(t)) * x0 + self.scale(t) * noise
         return PathSample(t, x0, x_t, -noise, torch.ones_like(t))
+
+    def mirror(self, path: PathSample) -> PathSample | None:
+        if path.target is None:
+            return None
+        mean = self.manifold.per_point(self._mean_factor(path.t)) * path.x_0
+        return replace(path, x_t=2 * mean - path.x_t, target=-path.target)
 
     def noise_levels(self, t: Tensor) -> Tensor:
         return self._variance(t).unsqueeze(-1)

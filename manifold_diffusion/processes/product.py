@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +77,17 @@ class ProductProcess(Process):
         targets = [d.target for d in draws]
         target = self.manifold.join(*[g for g in targets if g is not None]) if self.has_target else None
         return PathSample(t, x0, x_t, target, torch.ones_like(t))
+
+    def mirror(self, path: PathSample) -> PathSample | None:
+        if path.target is None:
+            return None
+        parts = zip(self._parts, *map(self.manifold.split, (path.x_0, path.x_t, path.target)), strict=True)
+        images = [p.mirror(PathSample(path.t, x0, x, target, path.weight)) for p, x0, x, target in parts]
+        found = [i for i in images if i is not None and i.target is not None]
+        if len(found) < len(images):
+            return None
+        target = self.manifold.join(*[i.target for i in found if i.target is not None])
+        return replace(path, x_t=self.manifold.join(*[i.x_t for i in found]), target=target)
 
     def _join_scalars(self, parts: Sequence[Tensor], t: Tensor) -> Tensor:
         """One per-point scalar per factor, repeated over the factor's entries of the flat tensor."""

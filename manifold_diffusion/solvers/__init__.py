@@ -11,7 +11,13 @@ from .euler import GeodesicEuler
 from .euler_maruyama import GeodesicEulerMaruyama
 from .heun import GeodesicHeun
 from .integrate import Solution, integrate
-from .likelihood import DensitySolution, LikelihoodResult, integrate_with_log_density, log_likelihood, sample_with_log_prob
+from .likelihood import (
+    DensitySolution,
+    LikelihoodResult,
+    integrate_with_log_density,
+    log_likelihood,
+    sample_with_log_prob,
+)
 from .rk4 import GeodesicRK4
 
 __all__ = [

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from .._errors import ConfigError, NumericsError
@@ -36,7 +37,7 @@ class Proposal:
 
 
 class StepController(ABC):
-    """Chooses the step sizes of one integration from ``t0`` to ``t1``, in either direction; one size is shared by the batch.
+    """Chooses the step sizes of one integration from ``t0`` to ``t1``, in either direction; the batch shares them.
 
     Attributes:
         needs_error_estimate: whether it works only with solvers that have ``has_error_estimate``.
@@ -49,7 +50,16 @@ class StepController(ABC):
         """Where the first step ends."""
 
     @abstractmethod
-    def adapt(self, proposal: Proposal, manifold: Manifold, x: Tensor, step: Step, span: tuple[float, float], t: float, order: int) -> Proposal:
+    def adapt(
+        self,
+        proposal: Proposal,
+        manifold: Manifold,
+        x: Tensor,
+        step: Step,
+        span: tuple[float, float],
+        t: float,
+        order: int,
+    ) -> Proposal:
         """Judge a step and choose the next.
 
         Args:
@@ -82,12 +92,23 @@ class ConstantSteps(StepController):
 
     def __post_init__(self) -> None:
         if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:
-            raise ConfigError(f"ConstantSteps(n) needs an integer n >= 1; got {self.n!r}. For example ConstantSteps(50).")
+            raise ConfigError(
+                f"ConstantSteps(n) needs an integer n >= 1; got {self.n!r}. For example ConstantSteps(50)."
+            )
 
     def init(self, t0: float, t1: float) -> Proposal:
         return Proposal(True, self._time(1, t0, t1))
 
-    def adapt(self, proposal: Proposal, manifold: Manifold, x: Tensor, step: Step, span: tuple[float, float], t: float, order: int) -> Proposal:
+    def adapt(
+        self,
+        proposal: Proposal,
+        manifold: Manifold,
+        x: Tensor,
+        step: Step,
+        span: tuple[float, float],
+        t: float,
+        order: int,
+    ) -> Proposal:
         index = proposal.index + 1
         return Proposal(True, self._time(index + 1, *span), index, index)
 
@@ -100,17 +121,18 @@ class AdaptiveSteps(StepController):
     r"""Step sizes that keep the estimated local error at the tolerance, by a proportional-integral controller.
 
     A step with error estimate E (a tangent vector at x) and displacement D is accepted when the norm over the batch of
-    :math:`|E|_x / (\mathrm{atol} + \mathrm{rtol}\,|D|_x)` is at most 1. Both lengths are in the metric, so the choice of steps is invariant under isometries:
-    ``atol`` is a geodesic distance per step, ``rtol`` a fraction of the distance that the step travels. The next step is h times
-    :math:`s\, e_n^{-0.7/p}\, e_{n-1}^{0.4/p}` with safety s and p the order of the solver.
+    :math:`|E|_x / (\mathrm{atol} + \mathrm{rtol}\,|D|_x)` is at most 1. Both lengths are in the metric, so the choice
+    of steps is invariant under isometries: ``atol`` is a geodesic distance per step, ``rtol`` a fraction of the
+    distance that the step travels. The next step is h times :math:`s\, e_n^{-0.7/p}\, e_{n-1}^{0.4/p}` with safety s
+    and p the order of the solver.
 
-    One step size is shared by the batch, so that an evaluation of the network serves all points. ``norm="max"`` bounds the error of every
-    point, whatever its neighbours; ``norm="rms"`` bounds the root mean square over the batch, takes fewer steps, and lets single
-    points err more.
+    One step size is shared by the batch, so that an evaluation of the network serves all points. ``norm="max"`` bounds
+    the error of every point, whatever its neighbours; ``norm="rms"`` bounds the root mean square over the batch, takes
+    fewer steps, and lets single points err more.
 
     Reference:
-        Hairer, Norsett and Wanner, *Solving Ordinary Differential Equations I*, 1993, section II.4; Gustafsson, *Control theoretic
-        techniques for stepsize selection in explicit Runge-Kutta methods*, 1991.
+        Hairer, Norsett and Wanner, *Solving Ordinary Differential Equations I*, 1993, section II.4; Gustafsson,
+        *Control theoretic techniques for stepsize selection in explicit Runge-Kutta methods*, 1991.
 
     Args:
         rtol: error allowed per distance travelled, >= 0.
@@ -131,7 +153,7 @@ class AdaptiveSteps(StepController):
     rtol: float = 1e-4
     atol: float = 1e-5
     norm: Literal["max", "rms"] = "max"
-    first_step: float = 0.02
+    first_step: float = 0.05
     min_step: float = 1e-7
     max_steps: int = 10_000
     safety: float = 0.9
@@ -153,7 +175,8 @@ class AdaptiveSteps(StepController):
         if self.max_steps < 1 or not 0 < self.min_factor < self.safety <= 1 < self.max_factor:
             raise ConfigError(
                 "AdaptiveSteps needs max_steps >= 1 and 0 < min_factor < safety <= 1 < max_factor; got "
-                f"max_steps={self.max_steps}, min_factor={self.min_factor}, safety={self.safety}, max_factor={self.max_factor}."
+                f"max_steps={self.max_steps}, min_factor={self.min_factor}, safety={self.safety}, "
+                f"max_factor={self.max_factor}."
             )
 
     def init(self, t0: float, t1: float) -> Proposal:
@@ -164,9 +187,20 @@ class AdaptiveSteps(StepController):
         if step.error is None or step.displacement is None or step.error.numel() == 0:
             return 0.0
         ratio = manifold.norm(x, step.error) / (self.atol + self.rtol * manifold.norm(x, step.displacement))
-        return float(ratio.amax() if self.norm == "max" else ratio.square().mean().sqrt())
+        worst = ratio.amax() if self.norm == "max" else ratio.square().mean().sqrt()
+        # The norm of a manifold need not carry NaN through; one look at the device for both questions.
+        return float(torch.where(step.error.isfinite().all(), worst, math.inf))
 
-    def adapt(self, proposal: Proposal, manifold: Manifold, x: Tensor, step: Step, span: tuple[float, float], t: float, order: int) -> Proposal:
+    def adapt(
+        self,
+        proposal: Proposal,
+        manifold: Manifold,
+        x: Tensor,
+        step: Step,
+        span: tuple[float, float],
+        t: float,
+        order: int,
+    ) -> Proposal:
         h, error = proposal.t_next - t, self.error(manifold, x, step)
         attempts = proposal.n_attempts + 1
         if error <= 1:
@@ -175,7 +209,9 @@ class AdaptiveSteps(StepController):
             # Right after a rejection the step must not grow at once.
             limit = 1.0 if not proposal.accept else self.max_factor
             h *= min(limit, max(self.min_factor, factor))
-            after = Proposal(True, _advance(proposal.t_next, h, span[1]), proposal.index + 1, attempts, max(known, 1e-4))
+            after = Proposal(
+                True, _advance(proposal.t_next, h, span[1]), proposal.index + 1, attempts, max(known, 1e-4)
+            )
         else:
             factor = self.safety * error ** (-1 / order) if math.isfinite(error) else 0.0
             h *= max(self.min_factor, factor)
@@ -184,7 +220,8 @@ class AdaptiveSteps(StepController):
                 raise NumericsError(_too_small(manifold, step, t, h, error))
         if attempts >= self.max_steps and after.t_next != span[1]:
             raise NumericsError(
-                f"AdaptiveSteps reached t = {t:.6g} of [{span[0]:.6g}, {span[1]:.6g}] after max_steps={self.max_steps} attempts. "
+                f"AdaptiveSteps reached t = {t:.6g} of [{span[0]:.6g}, {span[1]:.6g}] "
+                f"after max_steps={self.max_steps} attempts. "
                 "Loosen rtol and atol, integrate in float64, or raise max_steps."
             )
         return after
@@ -199,11 +236,12 @@ def _advance(t: float, h: float, t1: float) -> float:
 def _too_small(manifold: Manifold, step: Step, t: float, h: float, error: float) -> str:
     if math.isfinite(error):
         return (
-            f"The step size fell to {abs(h):.1e} at t = {t:.6g} and the local error is still {error:.1e} times the tolerance. "
-            "The velocity jumps there, or rounding is larger than the tolerance: loosen rtol and atol, or integrate in float64."
+            f"The step size fell to {abs(h):.1e} at t = {t:.6g} and the local error is still {error:.1e} times the "
+            "tolerance. The velocity jumps there, or rounding is larger than the tolerance: loosen rtol and atol, or "
+            "integrate in float64."
         )
     bad = ~step.x.isfinite().flatten(len(manifold.batch_shape(step.x))).all(-1)
     return (
-        f"The velocity is not finite just after t = {t:.6g}: {int(bad.sum())} of {bad.numel()} points became NaN or infinite, "
-        f"however small the step ({abs(h):.1e}). Check the field there, or end the integration before it."
+        f"The velocity is not finite just after t = {t:.6g}: {int(bad.sum())} of {bad.numel()} points became NaN or "
+        f"infinite, however small the step ({abs(h):.1e}). Check the field there, or end the integration before it."
     )

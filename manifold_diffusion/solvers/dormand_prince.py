@@ -16,8 +16,9 @@ class DormandPrince(RungeKutta):
     """The Dormand-Prince 5(4) pair. Order 5, seven stages of which a step computes six, error estimate of order 4.
 
     The last stage of a step is the first of the next one (FSAL). The charts are those of
-    :class:`~manifold_diffusion.solvers.RungeKutta`. It is the scheme for :class:`~manifold_diffusion.solvers.AdaptiveSteps`, and
-    takes :class:`~manifold_diffusion.solvers.ConstantSteps` too.
+    :class:`~manifold_diffusion.solvers.RungeKutta`. It is the scheme for
+    :class:`~manifold_diffusion.solvers.AdaptiveSteps`, and takes :class:`~manifold_diffusion.solvers.ConstantSteps`
+    too.
 
     Reference:
         Dormand and Prince, *A family of embedded Runge-Kutta formulae*, 1980.

@@ -32,7 +32,8 @@ class Solution:
     Attributes:
         x: points at the final time, ``(*batch, *point_shape)``.
         t: the final time.
-        trajectory: points after every accepted step, the start included, ``(n_accepted + 1, *batch, *point_shape)``, or None.
+        trajectory: points after every accepted step, the start included, ``(n_accepted + 1, *batch, *point_shape)``,
+            or None.
         times: the times of these points, ``(n_accepted + 1,)``, float64 on the CPU.
         n_evaluations: evaluations of the velocity or drift.
         n_accepted: accepted steps.
@@ -62,10 +63,10 @@ def integrate(
     callback: Callback | None = None,
     differentiable: bool = False,
 ) -> Solution:
-    r"""Integrate an ordinary or stochastic differential equation on a manifold from ``t0`` to ``t1``, in either direction.
+    r"""Integrate an ordinary or stochastic differential equation on a manifold, forwards or backwards in time.
 
-    :math:`dX = b(t, X)\,dt + g(t, X)\,dB` (or g = 0) with :math:`X_{t_0} = x`. Memory doesn't depend on the number of steps, unless the
-    trajectory or gradients are asked for. The same seed gives the same result.
+    :math:`dX = b(t, X)\,dt + g(t, X)\,dB` (or g = 0) with :math:`X_{t_0} = x`. Memory doesn't depend on the number of
+    steps, unless the trajectory or gradients are asked for. The same seed gives the same result.
 
     Args:
         term: the equation; its functions get t as a tensor ``(*batch,)``.
@@ -79,7 +80,8 @@ def integrate(
         return_trajectory: keep the points of every accepted step.
         progress: show a progress bar over time.
         callback: called as ``callback(t, x)`` after every accepted step.
-        differentiable: record the operations, so that gradients flow from the result to ``x`` and to the term's parameters.
+        differentiable: record the operations, so that gradients flow from the result to ``x`` and to the term's
+            parameters.
 
     Raises:
         ConfigError: the term, the solver and the controller don't go together, or a time is not finite.
@@ -109,9 +111,8 @@ def integrate(
     finite = _FiniteCheck(manifold, x)
     t, times, points, rejected = t0, [t0], [x] if return_trajectory else [], 0
     with contextlib.nullcontext() if differentiable else torch.no_grad(), _progress_bar(progress, t0, t1) as report:
-        if t0 != t1:
-            state = solver.init(term, manifold, t, x)
-            proposal = controller.init(t0, t1)
+        proposal = controller.init(t0, t1)
+        state = solver.init(term, manifold, t, x) if t0 != t1 else None
         while t != t1:
             step = solver.step(term, manifold, t, proposal.t_next - t, x, state, generator)
             end, proposal = proposal.t_next, controller.adapt(proposal, manifold, x, step, (t0, t1), t, solver.order)
@@ -132,29 +133,38 @@ def integrate(
 
 
 def check_combination(term: Term, solver: Solver[Any], controller: StepController) -> None:
-    """Raise :class:`ConfigError`, with the corrected call, if the three would not converge to the solution together."""
+    """Raise :class:`ConfigError`, with the corrected call, if the three would not reach the solution together."""
     if not isinstance(term, (ODETerm, SDETerm)):
-        raise ConfigError(f"term must be an ODETerm or an SDETerm; got {type(term).__name__}. Wrap a function: ODETerm(velocity).")
+        raise ConfigError(
+            f"term must be an ODETerm or an SDETerm; got {type(term).__name__}. Wrap a function: ODETerm(velocity)."
+        )
     if not isinstance(solver, Solver):
         raise ConfigError(f"solver must be a Solver; got {solver!r}. For example solver=GeodesicRK4().")
     if not isinstance(controller, StepController):
-        raise ConfigError(f"controller must be a StepController; got {controller!r}. For example controller=ConstantSteps(50).")
-    name = type(solver).__name__
+        raise ConfigError(
+            f"controller must be a StepController; got {controller!r}. For example controller=ConstantSteps(50)."
+        )
+    name, stochastic = type(solver).__name__, isinstance(term, SDETerm)
     if not isinstance(term, solver.term_type):
-        if isinstance(term, SDETerm):
+        if stochastic:
             raise ConfigError(
-                f"{name} solves ordinary differential equations and would drop the noise of an SDETerm. "
-                "Use integrate(term, ..., solver=GeodesicEulerMaruyama(), controller=ConstantSteps(n)), or the process's flow, an ODETerm."
+                f"{name} solves ordinary differential equations and would drop the noise of an SDETerm. Use "
+                "integrate(term, ..., solver=GeodesicEulerMaruyama(), controller=ConstantSteps(n)), "
+                "or the process's flow, an ODETerm."
             )
-        raise ConfigError(f"{name} solves stochastic equations; got an ODETerm. Use integrate(term, ..., solver=GeodesicEuler(), controller=...).")
+        raise ConfigError(
+            f"{name} solves stochastic equations; got an ODETerm. "
+            "Use integrate(term, ..., solver=GeodesicEuler(), controller=ConstantSteps(n))."
+        )
     if controller.needs_error_estimate and not solver.has_error_estimate:
-        if isinstance(term, SDETerm):
-            why = f"{name} has no error estimate, and accepting steps by their noise would bias the law"
-            fix = f"solver={name}(), controller=ConstantSteps(n)"
+        why, fix = f"{name} has none", f"solver={name}(), controller=ConstantSteps(n)"
+        if stochastic:
+            why += ", and accepting steps by their noise would bias the law"
         else:
-            why = f"{name} has no error estimate"
-            fix = f"solver=DormandPrince(), controller={controller!r}) or integrate(term, ..., solver={name}(), controller=ConstantSteps(n)"
-        raise ConfigError(f"{type(controller).__name__} needs an error estimate: {why}. Use integrate(term, ..., {fix}).")
+            fix = f"solver=DormandPrince(), controller={controller!r}) or integrate(term, ..., {fix}"
+        raise ConfigError(
+            f"{type(controller).__name__} needs an error estimate: {why}. Use integrate(term, ..., {fix})."
+        )
 
 
 class _Counter:
@@ -174,9 +184,10 @@ class _Counter:
 
 
 class _FiniteCheck:
-    """Raises when points stop being finite: at once on a CPU, within some steps on an accelerator, where looking is expensive.
+    """Raises when points stop being finite: at once on a CPU, some steps later on an accelerator, where looking is dear.
 
-    The time in the message is that of the first bad step in both cases: the accelerator keeps its number without being asked.
+    The time in the message is that of the first bad step in both cases: the accelerator keeps its number without being
+    asked.
     """
 
     def __init__(self, manifold: Manifold, x: Tensor) -> None:
@@ -210,8 +221,8 @@ class _FiniteCheck:
     def _fail(self, t: float, x: Tensor) -> None:
         bad = ~x.isfinite().flatten(len(self.manifold.batch_shape(x))).all(-1)
         raise NumericsError(
-            f"{int(bad.sum())} of {bad.numel()} points became NaN or infinite in the step that ended at t = {t:.6g}. "
-            "The velocity is not finite or too large there: check the network and the data, take more steps, or use float64."
+            f"{int(bad.sum())} of {bad.numel()} points became NaN or infinite in the step that ended at t = {t:.6g}. The "
+            "velocity is not finite or too large there: check the network and the data, take more steps, or use float64."
         )
 
 
@@ -223,10 +234,10 @@ def _progress_bar(show: bool, t0: float, t1: float):
         return
     from tqdm.auto import tqdm
 
-    with tqdm(total=100, desc="integrate", unit="%", bar_format="{l_bar}{bar}| t = {postfix} [{elapsed}<{remaining}]") as bar:
+    with tqdm(total=100, desc="integrate", bar_format="{l_bar}{bar}| {postfix} [{elapsed}<{remaining}]") as bar:
 
         def report(t: float) -> None:
-            bar.set_postfix_str(f"{t:.4f}", refresh=False)
+            bar.set_postfix_str(f"t = {t:.4f}", refresh=False)
             bar.update(round(100 * (t - t0) / (t1 - t0), 2) - bar.n)
 
         yield report

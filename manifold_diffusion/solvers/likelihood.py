@@ -18,7 +18,13 @@ from .controllers import AdaptiveSteps, ConstantSteps, StepController
 from .dormand_prince import DormandPrince
 from .integrate import Callback, check_combination, integrate
 
-__all__ = ["DensitySolution", "LikelihoodResult", "integrate_with_log_density", "log_likelihood", "sample_with_log_prob"]
+__all__ = [
+    "DensitySolution",
+    "LikelihoodResult",
+    "integrate_with_log_density",
+    "log_likelihood",
+    "sample_with_log_prob",
+]
 
 Divergence = Literal["exact", "hutchinson"]
 LogProb = Callable[[Tensor], Tensor]
@@ -31,8 +37,8 @@ class DensitySolution:
     Attributes:
         x: points at the final time, ``(*batch, *point_shape)``.
         log_prob: their log density at the final time, in nats with respect to the Riemannian volume, ``(*batch,)``.
-        standard_error: standard error of ``log_prob`` from independent probes, ``(*batch,)``; None when the divergence is exact or there is
-            one probe.
+        standard_error: standard error of ``log_prob`` from independent probes, ``(*batch,)``; None when the divergence
+            is exact or there is one probe.
         n_evaluations: evaluations of the velocity per point.
     """
 
@@ -48,8 +54,8 @@ class LikelihoodResult:
 
     Attributes:
         log_prob: log density of the points, in nats with respect to the Riemannian volume, ``(*batch,)``.
-        standard_error: standard error of ``log_prob`` from independent probes, ``(*batch,)``; None when the divergence is exact or there is
-            one probe.
+        standard_error: standard error of ``log_prob`` from independent probes, ``(*batch,)``; None when the divergence
+            is exact or there is one probe.
         x_1: the points carried to ``t1``, ``(*batch, *point_shape)``.
         n_evaluations: evaluations of the velocity per point.
     """
@@ -78,18 +84,20 @@ def integrate_with_log_density(
     progress: bool = False,
     differentiable: bool = False,
 ) -> DensitySolution:
-    r"""Carry points and their log density along a flow, as one augmented state, from ``t0`` to ``t1`` in either direction.
+    r"""Carry points and their log density along a flow, as one augmented state, forwards or backwards in time.
 
     .. math:: \dot x = v(t, x), \qquad \frac{d}{dt} \log p_t(x_t) = -\mathrm{div}\, v(t, x_t).
 
-    The augmented state is a point of ``Product(manifold, Euclidean(1))``, so an adaptive controller sees the error of the log density as
-    well. The exact divergence takes ``dim`` derivatives per evaluation, Hutchinson's takes ``n_probes``.
+    The augmented state is a point of ``Product(manifold, Euclidean(1))``, so an adaptive controller sees the error of
+    the log density as well. The exact divergence takes ``dim`` derivatives per evaluation, Hutchinson's takes
+    ``n_probes``.
 
-    **Probes.** ``divergence="hutchinson"`` draws ``n_probes`` standard normal tangent vectors at each starting point and carries them along
-    its trajectory by parallel transport, step by step. Transport is an isometry and the trajectory does not depend on the probes, so at
-    every evaluation the probe is standard normal and :math:`\langle\nabla_\xi v, \xi\rangle` is an unbiased estimate of the divergence;
-    within a step it is a smooth function of the point, so the order of the scheme holds. With an adaptive controller the step sizes, and
-    through them the discretisation error, depend on the probes: the bias is below the tolerance.
+    **Probes.** ``divergence="hutchinson"`` draws ``n_probes`` standard normal tangent vectors at each starting point
+    and carries them along its trajectory by parallel transport, step by step. Transport is an isometry and the
+    trajectory does not depend on the probes, so at every evaluation the probe is standard normal and
+    :math:`\langle\nabla_\xi v, \xi\rangle` is an unbiased estimate of the divergence; within a step it is a smooth
+    function of the point, so the order of the scheme holds. With an adaptive controller the step sizes, and through
+    them the discretisation error, depend on the probes: the bias is below the tolerance.
 
     Args:
         term: the flow.
@@ -99,13 +107,16 @@ def integrate_with_log_density(
         t0: time of the points.
         t1: final time.
         solver: scheme; default :class:`DormandPrince`.
-        controller: step sizes; default :class:`AdaptiveSteps` at ``tolerance`` for a solver with an error estimate, else 50 steps.
-        tolerance: with the default controller, about the error of a typical log density in nats.
+        controller: step sizes; default :class:`AdaptiveSteps` at ``tolerance`` for a solver with an error estimate,
+            else 50 steps.
+        tolerance: with the default controller, the error that a step may make in any log density, in nats; on trained
+            models the mean error of the result was a third of it, the largest two to three times it.
         divergence: "exact" or "hutchinson".
         n_probes: number of independent probes per point; 2 or more give a standard error.
         generator: source of the probes.
-        batch_size: integrate this many points at a time, which bounds memory; the batch is flattened, so the velocity must act row by row
-            and hold nothing per row. With constant steps the result is the same, with adaptive steps each part chooses its own.
+        batch_size: integrate this many points at a time, which bounds memory; the batch is flattened, so the velocity
+            must act row by row and hold nothing per row. With constant steps the result is the same, with adaptive
+            steps each part chooses its own.
         progress: show a progress bar.
         differentiable: record the operations for gradients.
 
@@ -132,7 +143,9 @@ def integrate_with_log_density(
         probes = torch.stack([manifold.random_tangent(x, generator=generator) for _ in range(n_probes)])
 
     def run(x: Tensor, log_prob: Tensor, probes: Tensor | None) -> DensitySolution:
-        return _integrate_part(term, manifold, x, log_prob, probes, t0, t1, solver, controller, progress, differentiable)
+        return _integrate_part(
+            term, manifold, x, log_prob, probes, t0, t1, solver, controller, progress, differentiable
+        )
 
     if batch_size is None or math.prod(batch) <= batch_size:
         return run(x, log_prob, probes)
@@ -184,7 +197,8 @@ def log_likelihood(
         t1: prior time.
         solver: scheme; default :class:`DormandPrince`.
         controller: step sizes; default :class:`AdaptiveSteps` at ``tolerance``.
-        tolerance: with the default controller, about the error of a typical log density in nats.
+        tolerance: with the default controller, the error that a step may make in any log density, in nats; on trained
+            models the mean error of the result was a third of it, the largest two to three times it.
         divergence: "exact" (``dim`` derivatives per evaluation) or "hutchinson".
         n_probes: number of independent probes per point.
         generator: source of the probes.
@@ -198,7 +212,8 @@ def log_likelihood(
         NumericsError: a state stopped being finite, or the tolerance can't be met.
 
     Example:
-        A flow towards the north pole of the sphere: what is uniform at time 1 was spread about the south pole at time 0.
+        A flow towards the north pole of the sphere: what is uniform at time 1 was spread about the south pole at time
+        0.
 
         >>> import math, torch
         >>> from manifold_diffusion.manifolds import Sphere
@@ -206,13 +221,13 @@ def log_likelihood(
         >>> from manifold_diffusion.solvers import log_likelihood
         >>> M, north = Sphere(2), torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
         >>> flow = ODETerm(lambda t, x: M.to_tangent(x, north.expand_as(x)))
-        >>> result = log_likelihood(flow, M, -north, lambda x: x.new_full(x.shape[:-1], -math.log(4 * math.pi)), tolerance=1e-6)
-        >>> round(float(result.log_prob), 4), round(2 - math.log(4 * math.pi), 4)
+        >>> result = log_likelihood(flow, M, -north, lambda x: x.new_full(x.shape[:-1], -math.log(4 * math.pi)),
+        tolerance=1e-6) >>> round(float(result.log_prob), 4), round(2 - math.log(4 * math.pi), 4)
         (-0.531, -0.531)
 
     Reference:
-        Lou et al., *Neural manifold ordinary differential equations*, 2020, arXiv:2006.10254; Mathieu and Nickel, *Riemannian continuous
-        normalizing flows*, 2020, arXiv:2006.10605.
+        Lou et al., *Neural manifold ordinary differential equations*, 2020, arXiv:2006.10254; Mathieu and Nickel,
+        *Riemannian continuous normalizing flows*, 2020, arXiv:2006.10605.
     """
     # Starting from zero, the carried density is minus the integral of the divergence.
     end = integrate_with_log_density(
@@ -265,8 +280,8 @@ def sample_with_log_prob(
         >>> M, north = Sphere(2), torch.tensor([0.0, 0.0, 1.0])
         >>> flow = ODETerm(lambda t, x: M.to_tangent(x, north.expand_as(x)))
         >>> x_1 = M.random_uniform(5, generator=torch.Generator().manual_seed(0))
-        >>> sample_with_log_prob(flow, M, x_1, lambda x: x.new_full(x.shape[:-1], -math.log(4 * math.pi))).log_prob.shape
-        torch.Size([5])
+        >>> sample_with_log_prob(flow, M, x_1, lambda x: x.new_full(x.shape[:-1], -math.log(4 *
+        math.pi))).log_prob.shape torch.Size([5])
     """
     return integrate_with_log_density(
         term,
@@ -290,7 +305,7 @@ def sample_with_log_prob(
 def _default_controller(solver: Solver[Any], tolerance: float) -> StepController:
     if not 0 < tolerance < math.inf:
         raise ConfigError(f"tolerance must be a positive number of nats; got {tolerance}.")
-    return AdaptiveSteps(rtol=tolerance, atol=tolerance) if solver.has_error_estimate else ConstantSteps(50)
+    return AdaptiveSteps(rtol=0.0, atol=tolerance) if solver.has_error_estimate else ConstantSteps(50)
 
 
 class _TransportedProbes:
@@ -352,7 +367,16 @@ def _integrate_part(
     start = joint.join(x, log_prob.unsqueeze(-1).expand(*log_prob.shape, k))
     callback: Callback | None = None if probes is None else follow
     solution = integrate(
-        ODETerm(velocity), joint, start, t0, t1, solver, controller, progress=progress, callback=callback, differentiable=differentiable
+        ODETerm(velocity),
+        joint,
+        start,
+        t0,
+        t1,
+        solver,
+        controller,
+        progress=progress,
+        callback=callback,
+        differentiable=differentiable,
     )
     end, values = joint.split(solution.x)
     error = values.std(-1) / math.sqrt(k) if k > 1 else None

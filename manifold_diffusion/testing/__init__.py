@@ -1,7 +1,7 @@
 """Laws that every manifold obeys, to test your own: ``check_manifold(MyManifold())``.
 
-A law is a function ``(manifold, dtype, generator)`` that raises :class:`LawError` with what it measured and its tolerance;
-:data:`LAWS` holds all of them. Nothing in the library imports this package.
+A law is a function ``(manifold, dtype, generator)`` that raises :class:`LawError` with what it measured and its
+tolerance; :data:`LAWS` holds all of them. Nothing in the library imports this package.
 """
 
 from . import calculus, geometry, numerics

@@ -22,7 +22,9 @@ def log_det_exp_definition(manifold: Manifold, dtype: torch.dtype, generator: to
     for low, high in ((0.0, 1e-3), (0.1, 0.9 * reach(manifold))):
         v = random_vectors(manifold, x, generator, low, high)
         error = (manifold.log_det_exp(x, v) - Manifold.log_det_exp(manifold, x, v)).abs()
-        require_small(manifold, "log_det_exp_definition", error, f"|log_det_exp - log |det d exp|| for |v| up to {high:.1e}")
+        require_small(
+            manifold, "log_det_exp_definition", error, f"|log_det_exp - log |det d exp|| for |v| up to {high:.1e}"
+        )
 
 
 @law()
@@ -37,10 +39,10 @@ def gradient_of_squared_distance(manifold: Manifold, dtype: torch.dtype, generat
 
 @law(dtypes=_DOUBLE)
 def laplacian_is_geodesic(manifold: Manifold, dtype: torch.dtype, generator: torch.Generator) -> None:
-    """The divergence of the gradient of f is the sum of the second derivatives of f along ``dim`` orthonormal geodesics.
+    """The divergence of the gradient of f is the sum of its second derivatives along ``dim`` orthonormal geodesics.
 
-    Differences along geodesics know the metric through ``exp`` alone, so that this checks ``divergence`` in any metric, its
-    correction included.
+    Differences along geodesics know the metric through ``exp`` alone, so that this checks ``divergence`` in any metric,
+    its correction included.
     """
     x, f = random_points(manifold, 8, dtype, generator), random_function(manifold, dtype, generator)
     _, laplacian = divergence(manifold, lambda p: gradient(manifold, f, p), x)
@@ -77,7 +79,8 @@ def hutchinson_is_unbiased(manifold: Manifold, dtype: torch.dtype, generator: to
 def divergence_theorem(manifold: Compact, dtype: torch.dtype, generator: torch.Generator) -> None:
     """The divergence of a smooth field has mean 0 under ``random_uniform``, by its standard error.
 
-    It ties the uniform law, the metric and the divergence together: a law that is not uniform or a wrong volume breaks it.
+    It ties the uniform law, the metric and the divergence together: a law that is not uniform or a wrong volume breaks
+    it.
     """
     x = manifold.random_uniform(20_000, generator=generator, dtype=dtype)
     for _ in range(2):
@@ -90,9 +93,16 @@ def spectrum_is_ordered(manifold: Spectral, dtype: torch.dtype, generator: torch
     """Eigenvalues ascend from 0, which is simple; multiplicities are positive integers."""
     values, counts = manifold.eigenvalues(6), manifold.multiplicities(6)
     name = "spectrum_is_ordered"
-    require_small(manifold, name, torch.stack([values[0].abs(), (counts[0] - 1).abs()]), "eigenvalue 0 and its multiplicity minus 1")
+    require_small(
+        manifold,
+        name,
+        torch.stack([values[0].abs(), (counts[0] - 1).abs()]),
+        "eigenvalue 0 and its multiplicity minus 1",
+    )
     require_small(manifold, name, values[:-1] - values[1:], "a step down in the eigenvalues", limit=-1e-6)
-    require_small(manifold, name, (counts - counts.round()).abs() + (counts < 1), "a multiplicity that is no positive integer")
+    require_small(
+        manifold, name, (counts - counts.round()).abs() + (counts < 1), "a multiplicity that is no positive integer"
+    )
     for n in range(1, 6):
         if len(manifold.eigenvalues(n)) != n or len(manifold.multiplicities(n)) != n:
             require_small(manifold, name, torch.ones(1), f"the number of levels for n_levels={n}", limit=0.0)
@@ -100,11 +110,13 @@ def spectrum_is_ordered(manifold: Spectral, dtype: torch.dtype, generator: torch
 
 @law(Spectral)
 def level_sums_on_the_diagonal(manifold: Spectral, dtype: torch.dtype, generator: torch.Generator) -> None:
-    """``level_sums(x, x)`` is multiplicity / volume, and any other entry of a level is no larger; level sums are symmetric."""
+    """``level_sums(x, x)`` is multiplicity / volume and the largest value of its level; level sums are symmetric."""
     x, y = (random_points(manifold, 64, dtype, generator) for _ in range(2))
     diagonal = (manifold.multiplicities(_LEVELS) / manifold.volume).to(dtype)
     name, sums = "level_sums_on_the_diagonal", manifold.level_sums(x, y, _LEVELS)
-    require_small(manifold, name, (manifold.level_sums(x, x, _LEVELS) / diagonal - 1).abs(), "relative error of level_sums(x, x)")
+    require_small(
+        manifold, name, (manifold.level_sums(x, x, _LEVELS) / diagonal - 1).abs(), "relative error of level_sums(x, x)"
+    )
     require_small(manifold, name, sums.abs() / diagonal - 1, "level_sums(x, y) / level_sums(x, x) - 1")
     require_small(manifold, name, (sums - manifold.level_sums(y, x, _LEVELS)).abs() / diagonal, "relative asymmetry")
 
@@ -128,7 +140,7 @@ def level_sums_are_eigenfunctions(manifold: Spectral, dtype: torch.dtype, genera
 
 @law(Spectral, dtypes=_DOUBLE)
 def level_sums_reproduce(manifold: Spectral, dtype: torch.dtype, generator: torch.Generator) -> None:
-    """The integral of S_k(x, z) S_l(z, y) over z is delta_kl S_k(x, y), by Monte Carlo: levels are orthonormal in the Riemannian volume."""
+    """Levels are orthonormal: the integral of S_k(x, z) S_l(z, y) over z is delta_kl S_k(x, y), by Monte Carlo."""
     x, y = random_points(manifold, 2, dtype, generator)
     z = manifold.random_uniform(20_000, generator=generator, dtype=dtype)
     left, right = manifold.level_sums(x.expand_as(z), z, _LEVELS), manifold.level_sums(z, y.expand_as(z), _LEVELS)

@@ -28,7 +28,7 @@ def _normal_part(manifold: Manifold, x: Tensor, v: Tensor) -> Tensor:
 
 @law()
 def points_stay_on_the_manifold(manifold: Manifold, dtype: torch.dtype, generator: torch.Generator) -> None:
-    """``exp``, ``geodesic`` and ``project`` give points, and ``check_point`` and ``check_tangent`` accept what the manifold makes."""
+    """``exp``, ``geodesic`` and ``project`` give points; ``check_point`` and ``check_tangent`` accept them."""
     x = random_points(manifold, _N, dtype, generator)
     v = random_vectors(manifold, x, generator, 0, 3)
     y = manifold.exp(x, v)
@@ -44,18 +44,22 @@ def project_is_idempotent(manifold: Manifold, dtype: torch.dtype, generator: tor
     x = random_points(manifold, _N, dtype, generator)
     require_small(manifold, "project_is_idempotent", _gap(manifold, x, manifold.project(x)), "|x - project(x)|")
     near = manifold.project(x + 1e-2 * torch.randn(x.shape, generator=generator, dtype=dtype))
-    require_small(manifold, "project_is_idempotent", _gap(manifold, near, manifold.project(near)), "|p - project(p)|, p projected")
+    require_small(
+        manifold, "project_is_idempotent", _gap(manifold, near, manifold.project(near)), "|p - project(p)|, p projected"
+    )
 
 
 @law()
 def to_tangent_is_a_projection(manifold: Manifold, dtype: torch.dtype, generator: torch.Generator) -> None:
-    """``to_tangent`` is linear and idempotent; where ``isometric`` is False it is orthogonal in the Euclidean metric of the entries."""
+    """``to_tangent`` is a linear projection, orthogonal in the Euclidean metric where ``isometric`` is False."""
     x = random_points(manifold, _N, dtype, generator)
     a, b = (torch.randn(x.shape, generator=generator, dtype=dtype) for _ in range(2))
     pa, pb = manifold.to_tangent(x, a), manifold.to_tangent(x, b)
     name = "to_tangent_is_a_projection"
     require_small(manifold, name, _gap(manifold, pa, manifold.to_tangent(x, pa)), "|P a - P P a|")
-    require_small(manifold, name, _gap(manifold, pa - 2 * pb, manifold.to_tangent(x, a - 2 * b)), "|P a - 2 P b - P (a - 2 b)|")
+    require_small(
+        manifold, name, _gap(manifold, pa - 2 * pb, manifold.to_tangent(x, a - 2 * b)), "|P a - 2 P b - P (a - 2 b)|"
+    )
     if not manifold.isometric:
         skew = (pa * b - a * pb).reshape(_N, -1).sum(-1).abs()
         size = (pa * b).reshape(_N, -1).abs().sum(-1)
@@ -92,7 +96,9 @@ def exp_log_inverse(manifold: Manifold, dtype: torch.dtype, generator: torch.Gen
 def log_exp_inverse(manifold: Manifold, dtype: torch.dtype, generator: torch.Generator) -> None:
     """``exp(x, log(x, y)) = y`` for any two points."""
     x, y = (random_points(manifold, _N, dtype, generator) for _ in range(2))
-    require_small(manifold, "log_exp_inverse", manifold.dist(manifold.exp(x, manifold.log(x, y)), y), "d(exp_x(log_x(y)), y)")
+    require_small(
+        manifold, "log_exp_inverse", manifold.dist(manifold.exp(x, manifold.log(x, y)), y), "d(exp_x(log_x(y)), y)"
+    )
 
 
 @law()
@@ -100,7 +106,9 @@ def dist_is_norm_of_log(manifold: Manifold, dtype: torch.dtype, generator: torch
     """``dist(x, y) = |log(x, y)|``, and the length of a short geodesic is that of its velocity."""
     x, y = (random_points(manifold, _N, dtype, generator) for _ in range(2))
     d = manifold.dist(x, y)
-    require_small(manifold, "dist_is_norm_of_log", (d - manifold.norm(x, manifold.log(x, y))).abs() / (1 + d), "relative gap")
+    require_small(
+        manifold, "dist_is_norm_of_log", (d - manifold.norm(x, manifold.log(x, y))).abs() / (1 + d), "relative gap"
+    )
     v = random_vectors(manifold, x, generator, 0, reach(manifold))
     error = (manifold.dist(x, manifold.exp(x, v)) - manifold.norm(x, v)).abs()
     require_small(manifold, "dist_is_norm_of_log", error, "|d(x, exp_x(v)) - |v||")
@@ -148,11 +156,13 @@ def transport_isometry(manifold: Manifold, dtype: torch.dtype, generator: torch.
 
 @law()
 def transport_of_velocity(manifold: Manifold, dtype: torch.dtype, generator: torch.Generator) -> None:
-    """Transport along a geodesic takes its initial velocity to its final one: ``transport(x, y, log(x, y)) = -log(y, x)``."""
+    """Transport takes the velocity of a geodesic to its velocity: ``transport(x, y, log(x, y)) = -log(y, x)``."""
     x = random_points(manifold, _N, dtype, generator)
     y = manifold.exp(x, random_vectors(manifold, x, generator, 0, 0.8 * reach(manifold)))
     end = manifold.transport(x, y, manifold.log(x, y)) + manifold.log(y, x)
-    require_small(manifold, "transport_of_velocity", manifold.norm(y, manifold.to_tangent(y, end)), "|T log_x(y) + log_y(x)|")
+    require_small(
+        manifold, "transport_of_velocity", manifold.norm(y, manifold.to_tangent(y, end)), "|T log_x(y) + log_y(x)|"
+    )
 
 
 @law()
@@ -167,7 +177,7 @@ def transport_inverse(manifold: Manifold, dtype: torch.dtype, generator: torch.G
 
 @law()
 def vectors_are_tangent(manifold: Manifold, dtype: torch.dtype, generator: torch.Generator) -> None:
-    """``log``, ``random_tangent``, ``tangent_basis``, ``from_frame`` and the derivative of ``exp`` give tangent vectors."""
+    """``log``, ``random_tangent``, ``tangent_basis``, ``from_frame`` and derivatives of ``exp`` are tangent."""
     x, y = (random_points(manifold, _N, dtype, generator) for _ in range(2))
     v = random_vectors(manifold, x, generator, 0, reach(manifold))
     vectors = {"log": manifold.log(x, y), "random_tangent": manifold.random_tangent(x, generator=generator)}
@@ -178,7 +188,9 @@ def vectors_are_tangent(manifold: Manifold, dtype: torch.dtype, generator: torch
     basis = manifold.tangent_basis(x)
     at = x.unsqueeze(1).expand_as(basis)
     require_small(manifold, "vectors_are_tangent", _normal_part(manifold, at, basis), "normal part of tangent_basis")
-    end, image = torch.func.jvp(lambda w: manifold.exp(x, w), (v,), (manifold.random_tangent(x, generator=generator),))
+    end, image = torch.func.jvp(lambda w: manifold.exp(x, w), (v,), (manifold.random_tangent(x, generator=generator),))[
+        :2
+    ]
     require_small(manifold, "vectors_are_tangent", _normal_part(manifold, end, image), "normal part of d exp")
 
 
@@ -189,7 +201,9 @@ def basis_is_orthonormal(manifold: Manifold, dtype: torch.dtype, generator: torc
     basis = manifold.tangent_basis(x)
     at = x.unsqueeze(1).unsqueeze(1).expand(_N, manifold.dim, manifold.dim, *manifold.point_shape)
     gram = manifold.inner(at, basis.unsqueeze(1).expand_as(at), basis.unsqueeze(2).expand_as(at))
-    require_small(manifold, "basis_is_orthonormal", (gram - torch.eye(manifold.dim, dtype=dtype)).abs(), "|<e_i, e_j> - delta_ij|")
+    require_small(
+        manifold, "basis_is_orthonormal", (gram - torch.eye(manifold.dim, dtype=dtype)).abs(), "|<e_i, e_j> - delta_ij|"
+    )
     v = random_vectors(manifold, x, generator, 0.1, 1)
     coefficients = manifold.inner(at[:, 0], basis, v.unsqueeze(1).expand_as(basis))
     error = _gap(manifold, v, (manifold.per_point(coefficients) * basis).sum(1))
@@ -198,7 +212,7 @@ def basis_is_orthonormal(manifold: Manifold, dtype: torch.dtype, generator: torc
 
 @law(dtypes=(torch.float64,))
 def random_tangent_is_standard_normal(manifold: Manifold, dtype: torch.dtype, generator: torch.Generator) -> None:
-    """The coefficients of ``random_tangent`` have mean 0, covariance 1 and fourth moment 3, by their standard errors."""
+    """The coefficients of ``random_tangent`` have mean 0, covariance 1, fourth moment 3, by their standard errors."""
     n = 20_000
     x = random_points(manifold, 1, dtype, generator).expand(n, *manifold.point_shape)
     basis = manifold.tangent_basis(x[:1]).expand(n, manifold.dim, *manifold.point_shape)
@@ -218,27 +232,34 @@ def frame_is_onto(manifold: Manifold, dtype: torch.dtype, generator: torch.Gener
     columns = manifold.from_frame(x.expand(manifold.frame_dim, *x.shape), torch.eye(manifold.frame_dim, dtype=dtype))
     matrix = columns.reshape(manifold.frame_dim, -1)
     a = torch.randn(manifold.frame_dim, generator=generator, dtype=dtype)
-    require_small(manifold, "frame_is_onto", (a @ matrix - manifold.from_frame(x, a).reshape(-1)).abs(), "|F a - sum a_i F e_i|")
+    require_small(
+        manifold, "frame_is_onto", (a @ matrix - manifold.from_frame(x, a).reshape(-1)).abs(), "|F a - sum a_i F e_i|"
+    )
     basis = manifold.tangent_basis(x).reshape(manifold.dim, -1)
-    fit = torch.linalg.lstsq(matrix.mT.double(), basis.mT.double()).solution if len(matrix) <= matrix.shape[1] else None
-    reached = matrix.mT.double() @ (torch.linalg.pinv(matrix.mT.double(), rtol=1e-4) @ basis.mT.double() if fit is None else fit)
-    require_small(manifold, "frame_is_onto", (reached - basis.mT).abs(), "distance of a basis vector to the range of from_frame", dtype=dtype)
+    reached = basis @ torch.linalg.pinv(matrix, rtol=1e-4) @ matrix
+    require_small(
+        manifold, "frame_is_onto", (reached - basis).abs(), "distance of a basis vector to the range of from_frame"
+    )
 
 
 @law()
 def isometries_commute(manifold: Manifold, dtype: torch.dtype, generator: torch.Generator) -> None:
-    """A random isometry commutes with ``exp``, ``log`` and ``dist`` (rotations, shifts, boosts, translations of a group)."""
+    """A random isometry (rotation, shift, boost, translation) commutes with ``exp``, ``log`` and ``dist``."""
     isometry = random_isometry(manifold, dtype, generator)
     if isometry is None:
         return
     x = random_points(manifold, _N, dtype, generator)
     v = random_vectors(manifold, x, generator, 0, 0.8 * reach(manifold))
     y, name = manifold.exp(x, v), "isometries_commute"
-    image, moved = torch.func.jvp(isometry, (x,), (v,))
-    require_small(manifold, name, (manifold.dist(image, isometry(y)) - manifold.dist(x, y)).abs(), "|d(F x, F y) - d(x, y)|")
+    image, moved = torch.func.jvp(isometry, (x,), (v,))[:2]
+    require_small(
+        manifold, name, (manifold.dist(image, isometry(y)) - manifold.dist(x, y)).abs(), "|d(F x, F y) - d(x, y)|"
+    )
     require_small(manifold, name, manifold.dist(manifold.exp(image, moved), isometry(y)), "d(exp_Fx(dF v), F exp_x(v))")
     error = manifold.norm(image, manifold.to_tangent(image, manifold.log(image, isometry(y)) - moved))
-    require_small(manifold, name, error, "|log_Fx(F y) - dF log_x(y)|", 10 * {torch.float64: 1e-10, torch.float32: 1e-4}[dtype])
+    require_small(
+        manifold, name, error, "|log_Fx(F y) - dF log_x(y)|", 10 * {torch.float64: 1e-10, torch.float32: 1e-4}[dtype]
+    )
 
 
 @law(LieGroup)

@@ -84,7 +84,14 @@ class LawRecord:
     message: str = ""
 
 
-def require_small(manifold: Manifold, name: str, error: Tensor, what: str, limit: float | None = None, dtype: torch.dtype | None = None) -> None:
+def require_small(
+    manifold: Manifold,
+    name: str,
+    error: Tensor,
+    what: str,
+    limit: float | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
     """Raise :class:`LawError` if an error is above the tolerance of a law, or not a number.
 
     Args:
@@ -100,17 +107,21 @@ def require_small(manifold: Manifold, name: str, error: Tensor, what: str, limit
     limit = tolerance(name, dtype or error.dtype) if limit is None else limit
     worst = float(error.max())
     if not worst <= limit:  # NaN fails too
-        raise LawError(f"{manifold} breaks {name}: {what} is {worst:.2e}, tolerance {limit:.0e} ({dtype or error.dtype}).")
+        raise LawError(
+            f"{manifold} breaks {name}: {what} is {worst:.2e}, tolerance {limit:.0e} ({dtype or error.dtype})."
+        )
 
 
 def require_zero_mean(manifold: Manifold, name: str, samples: Tensor, what: str) -> None:
-    """Raise :class:`LawError` if the mean of samples over the first axis is further from zero than five standard errors."""
+    """Raise :class:`LawError` if the mean of samples over the first axis is more than five standard errors from 0."""
     samples = samples.double().reshape(len(samples), -1)
     error = samples.std(0) / len(samples) ** 0.5
     z = samples.mean(0).abs() / error.clamp_min(1e-12)
     worst = float(z.max())
     if not worst <= Z_MAX:
-        raise LawError(f"{manifold} breaks {name}: {what} is {worst:.1f} standard errors away from 0, tolerance {Z_MAX:.0f}.")
+        raise LawError(
+            f"{manifold} breaks {name}: {what} is {worst:.1f} standard errors away from 0, tolerance {Z_MAX:.0f}."
+        )
 
 
 def check_manifold(
@@ -121,8 +132,8 @@ def check_manifold(
 ) -> list[LawRecord]:
     """Check every law that applies to a manifold: its capability classes decide which do.
 
-    The points come from ``random_uniform`` on a compact manifold and from ``exp(origin(), v)`` elsewhere; vectors stay below
-    ``injectivity_radius`` where a law needs it.
+    The points come from ``random_uniform`` on a compact manifold and from ``exp(origin(), v)`` elsewhere; vectors stay
+    below ``injectivity_radius`` where a law needs it.
 
     Args:
         manifold: the manifold under test, yours or a built-in one.

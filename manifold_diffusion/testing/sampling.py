@@ -19,7 +19,7 @@ def reach(manifold: Manifold) -> float:
 
 
 def random_points(manifold: Manifold, n: int, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    """Points ``(n, *point_shape)``: uniform where there is a uniform law, else at distances of up to 1.5 from the origin."""
+    """Points ``(n, *point_shape)``: uniform where there is a uniform law, else within 1.5 of the origin."""
     if isinstance(manifold, Compact):
         return manifold.random_uniform(n, generator=generator, dtype=dtype)
     origin = manifold.origin(dtype=dtype).expand(n, *manifold.point_shape)

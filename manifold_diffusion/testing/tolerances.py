@@ -1,4 +1,4 @@
-"""How exact each law must be: one number per dtype, and a table of the laws that need another one, each with its reason."""
+"""How exact each law must be: one number per dtype, and a table of the laws that need another one, with the reason."""
 
 from __future__ import annotations
 
@@ -24,14 +24,24 @@ class Override(NamedTuple):
 
 
 OVERRIDES: dict[str, Override] = {
-    "log_exp_inverse": Override(1e-7, 3e-3, "close to the cut locus a rounding of y turns the geodesic by eps / distance to the cut"),
+    "log_exp_inverse": Override(
+        1e-7, 3e-3, "close to the cut locus a rounding of y turns the geodesic by eps / distance to the cut"
+    ),
     "dist_is_norm_of_log": Override(1e-8, 1e-3, "the two may use different closed forms; relative to eps + dist"),
-    "transport_of_velocity": Override(1e-7, 3e-3, "a rounding of the points turns the geodesic by eps / distance to the cut"),
+    "transport_of_velocity": Override(
+        1e-7, 3e-3, "a rounding of the points turns the geodesic by eps / distance to the cut"
+    ),
     "transport_inverse": Override(1e-8, 1e-3, "two transports along geodesics that rounding turns"),
-    "transport_isometry": Override(1e-8, 1e-3, "the default transport is a pole ladder, which divides by a step of 0.1"),
+    "transport_isometry": Override(
+        1e-8, 1e-3, "the default transport is a pole ladder, which divides by a step of 0.1"
+    ),
     "log_det_exp_definition": Override(1e-8, 2e-3, "both sides are logarithms of determinants of derivatives"),
-    "gradient_of_squared_distance": Override(1e-8, 1e-3, "the derivative of a logarithm loses one factor of the distance"),
-    "laplacian_is_geodesic": Override(1e-6, 1.0, "the reference is a five-point difference along geodesics, step 1e-2; float64 only"),
+    "gradient_of_squared_distance": Override(
+        1e-8, 1e-3, "the derivative of a logarithm loses one factor of the distance"
+    ),
+    "laplacian_is_geodesic": Override(
+        1e-6, 1.0, "the reference is a five-point difference along geodesics, step 1e-2; float64 only"
+    ),
     "level_sums_are_eigenfunctions": Override(1e-8, 2e-3, "two derivatives, relative to eigenvalue times diagonal"),
     "short_distances": Override(1e-6, 1e-3, "relative, down to 1e-5, against float64 at the same points"),
 }

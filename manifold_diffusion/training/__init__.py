@@ -7,7 +7,7 @@ from .datamodule import ManifoldDataModule
 from .ema import EMA
 from .fit import FitResult, fit
 from .loader import EvaluationLoader, TrainingLoader
-from .module import HistoryRow, Objective, TrainingModule
+from .module import HasLoss, HistoryRow, TrainingModule
 from .progress import ProgressBar
 from .schedule import LearningRateSchedule
 
@@ -18,11 +18,11 @@ __all__ = [
     "Checkpoints",
     "EvaluationLoader",
     "FitResult",
+    "HasLoss",
     "HistoryRow",
     "KeepBest",
     "LearningRateSchedule",
     "ManifoldDataModule",
-    "Objective",
     "ProgressBar",
     "RunLimits",
     "SampleFigure",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,8 @@ class KeepBest(Callback):
         """Compare with the best so far."""
         if trainer.sanity_checking or self.monitor not in trainer.callback_metrics:
             return
-        value = float(trainer.callback_metrics[self.monitor])
+        # Processes validate the same points, but must agree to the last bit on what is best and when to stop.
+        value = trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor]))
         if value < self.best_value:
             self.best_value, self.best_step = value, trainer.global_step
             network = _training_module(pl_module).network
@@ -120,9 +123,11 @@ class RunLimits(Callback):
 class SampleFigure(Callback):
     """Draws samples beside data every so many steps, with the averaged weights.
 
+    An error in the drawing is reported as a warning, and training goes on.
+
     Args:
         draw: function ``(network, step) -> figure`` that samples with the network (evaluation mode) and returns a
-            matplotlib figure.
+            matplotlib figure or axes.
         every: number of steps between two pictures.
         out_dir: folder of the PNG files, made when it is needed; None to show them in TensorBoard only.
 
@@ -150,14 +155,20 @@ class SampleFigure(Callback):
         self._drawn = step
         network = _training_module(pl_module).network
         ema = next((callback for callback in vars(trainer)["callbacks"] if isinstance(callback, EMA)), EMA(0.0))
+        modes = {part: part.training for part in network.modules()}
         network.eval()
         try:
             with ema.averaged(network), torch.no_grad():
-                figure = self.draw(network, step)
+                drawn = self.draw(network, step)
+            if drawn is not None:
+                self._publish(getattr(drawn, "figure", drawn), trainer, step)
+        except Exception as error:  # a picture is not worth a run
+            warnings.warn(
+                f"no picture of step {step}: {type(error).__name__}: {error}. Training goes on.", stacklevel=2
+            )
         finally:
-            network.train()
-        if figure is not None:
-            self._publish(figure, trainer, step)
+            for part, training in modes.items():
+                part.training = training
 
     def _publish(self, figure: Any, trainer: Trainer, step: int) -> None:
         if self.out_dir is not None:
@@ -167,7 +178,9 @@ class SampleFigure(Callback):
             add_figure = getattr(getattr(logger, "experiment", None), "add_figure", None)
             if add_figure is not None:
                 add_figure("samples", figure, global_step=step)
-        figure.clear()
+        pyplot = sys.modules.get("matplotlib.pyplot")
+        if pyplot is not None:
+            pyplot.close(figure)
 
 
 def _training_module(module: LightningModule) -> TrainingModule:

@@ -82,8 +82,10 @@ class Checkpoints(Checkpoint):
         self._saved_step = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Don't save again what was just loaded."""
+        """Don't save again what was just loaded; a new run does away with the best of an old one."""
         self._saved_step = trainer.global_step
+        if trainer.global_step == 0 and trainer.is_global_zero:
+            self.best.unlink(missing_ok=True)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

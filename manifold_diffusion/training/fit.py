@@ -21,7 +21,7 @@ from .checkpoint import AtomicCheckpointIO, Checkpoints, check_compatible, check
 from .csv_log import CSVLog
 from .datamodule import ManifoldDataModule
 from .ema import EMA
-from .module import CHECKPOINT_KEY, HistoryRow, Objective, TrainingModule
+from .module import CHECKPOINT_KEY, HasLoss, HistoryRow, TrainingModule
 from .progress import ProgressBar
 from .schedule import LearningRateSchedule
 
@@ -75,7 +75,7 @@ class FitResult:
 
 def fit(
     network: nn.Module,
-    objective: Objective,
+    objective: HasLoss,
     data: Any,
     *,
     manifold: Manifold | None = None,
@@ -240,6 +240,8 @@ def fit(
     ema = None if ema_decay is None else EMA(ema_decay, apply_at_end=False)
     resume_step = None if checkpoint is None else int(checkpoint["global_step"])
     original_device, was_training = next(iter(module.parameters())).device, network.training
+    if not was_training:  # Lightning leaves the mode alone
+        network.train()
     with stop_on_interrupt() as request, quiet_lightning():
         limits = RunLimits(max_time, request)
         writer = AtomicCheckpointIO()

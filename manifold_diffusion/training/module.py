@@ -17,13 +17,13 @@ from .._typing import Batch
 from ._seeds import stream_seed
 from .schedule import LearningRateSchedule
 
-__all__ = ["HistoryRow", "Objective", "TrainingModule"]
+__all__ = ["HasLoss", "HistoryRow", "TrainingModule"]
 
 CHECKPOINT_KEY = "manifold_diffusion"
 _NEVER = torch.iinfo(torch.int64).max
 
 
-class Objective(Protocol):
+class HasLoss(Protocol):
     """What the training layer asks of an objective."""
 
     def loss(self, network: nn.Module, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
@@ -107,7 +107,7 @@ class TrainingModule(LightningModule):
     def __init__(
         self,
         network: nn.Module,
-        objective: Objective,
+        objective: HasLoss,
         *,
         lr: float = 2e-3,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -141,8 +141,18 @@ class TrainingModule(LightningModule):
         self._generator: torch.Generator | None = None
         self._elapsed_before = 0.0
         self._started: float | None = None
+        self._clock: float | None = None
         self._window = _Window()
         self._val_sum, self._val_count = 0.0, 0
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute."""
+        # Lightning sets this name before and after each of some twenty hooks a step, and nn.Module's look whether
+        # it is a parameter would be a tenth of the cost of the whole loop.
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     # Noise and time
 
@@ -167,7 +177,7 @@ class TrainingModule(LightningModule):
             parameters, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=self._can_fuse(parameters)
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: self.schedule.factor(step, self.elapsed() if self.schedule.max_time else 0.0)
+            optimizer, lambda step: self.schedule.factor(step, self._common_clock(step))
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -299,6 +309,16 @@ class TrainingModule(LightningModule):
         self._window = _Window(logged_step=step)
         self._window_started = now
         self._record(row)
+
+    def _common_clock(self, step: int) -> float:
+        """Seconds of training, the same on all processes: other learning rates would drive their weights apart."""
+        if not self.schedule.max_time:
+            return 0.0
+        if self._trainer is None or self.trainer.world_size == 1:
+            return self.elapsed()
+        if self._clock is None or step % 10 == 0:
+            self._clock = self.trainer.strategy.broadcast(self.elapsed())
+        return self._clock
 
     def _can_fuse(self, parameters: list[nn.Parameter]) -> bool | None:
         # One kernel for the whole update: three times as fast on the CPU as a loop over the parameters. With a

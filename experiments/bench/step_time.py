@@ -1,0 +1,81 @@
+"""What a training step costs on a manifold, relative to a Euclidean one with the same network, batch and optimiser.
+
+python experiments/bench/step_time.py [--smoke] [--repeats N] [--threads N]
+
+One step: draw noised points and targets, forward, backward, clip, AdamW. The steps of all spaces are interleaved, so that a change of the
+machine's speed hits them alike; medians are compared. The Euclidean space has the same ambient size, and the network the same number of
+inputs, so that only the geometry differs.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+
+from manifold_diffusion._typing import Batch
+from manifold_diffusion.manifolds import SO3, Euclidean, Hyperboloid, Manifold, Product, Sphere, Torus
+from manifold_diffusion.networks import TangentMLP
+from manifold_diffusion.objectives import DenoisingScoreMatching
+from manifold_diffusion.processes import default_process
+
+SPACES = {
+    "S^2": (Sphere(2), 3),
+    "S^127": (Sphere(127), 128),
+    "T^7": (Torus(7), 7),
+    "SO(3)": (SO3(), 9),
+    "H^3": (Hyperboloid(3), 4),
+    "SO(3) x R^3": (Product(SO3(), Euclidean(3)), 12),
+}
+
+
+class Step:
+    """One optimiser step on points that are drawn once."""
+
+    def __init__(self, manifold: Manifold, width: int, batch: int) -> None:
+        self.generator = torch.Generator().manual_seed(0)
+        process = default_process(manifold)
+        self.network = TangentMLP(process, width=width, n_frequencies=64)
+        self.objective = DenoisingScoreMatching(process)
+        self.optimizer = torch.optim.AdamW(self.network.parameters())
+        origin = manifold.origin().expand(batch, *manifold.point_shape)
+        self.x = manifold.exp(origin, 0.5 * manifold.random_tangent(origin, generator=self.generator))
+
+    def __call__(self) -> float:
+        start = time.perf_counter()
+        loss = self.objective.loss(self.network, Batch(self.x), self.generator)
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
+        return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="two short repeats at a small size")
+    parser.add_argument("--repeats", type=int, default=60)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    settings = [(16, 64)] if args.smoke else [(512, 4096), (128, 512)]
+    repeats = 2 if args.smoke else args.repeats
+    print(f"torch {torch.__version__}, {args.threads} threads, medians of {repeats} interleaved steps\n")
+    print("| space | " + " | ".join(f"width {w}, batch {b}" for w, b in settings) + " |")
+    print("| --- |" + " --- |" * len(settings))
+    cells: dict[str, list[str]] = {name: [] for name in SPACES}
+    for width, batch in settings:
+        for name, (manifold, size) in SPACES.items():
+            pair = Step(manifold, width, batch), Step(Euclidean(size), width, batch)
+            for step in pair * 5:
+                step()  # warm-up, tables
+            times = [[step() for step in pair] for _ in range(repeats)]
+            ours, flat = (statistics.median(t) for t in zip(*times, strict=True))
+            ratio = statistics.median(a / b for a, b in times)
+            cells[name].append(f"{ratio:.3f} ({1e3 * ours:.2f} / {1e3 * flat:.2f} ms)")
+    for name, row in cells.items():
+        print(f"| {name} | " + " | ".join(row) + " |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""``manifold-diffusion fit``: train a model from a configuration."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .._errors import CheckpointError, ConfigError
+from ..models import RiemannianDiffusion
+from .arguments import HelpShown, new_parser, parse, read_yaml, to_yaml
+from .build import build_model, model_section
+from .files import Data, add_data_options, load_data, write_text
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+    from ..training import FitResult
+
+__all__ = ["run"]
+
+_MAX_VALIDATION = 5000
+_MAX_DRAWN = 2000
+
+_NOT_OPTIONS = {
+    *("network", "objective", "data", "manifold", "val", "cond", "val_cond", "val_metric", "seed", "generator"),
+    *("out_dir", "resume", "overwrite", "callbacks", "fingerprint"),
+}
+"""Arguments of :func:`manifold_diffusion.training.fit` that come from elsewhere."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Train a model; see ``manifold-diffusion fit --help``."""
+    parser = _parser()
+    try:
+        given = parse(parser, argv)
+        if given["resume"] and given["out_dir"] and Path(given["out_dir"], "config.yaml").exists():
+            given = parse(parser, argv, base=read_yaml(Path(given["out_dir"], "config.yaml")))
+    except HelpShown:
+        return 0
+    model = build_model(given["model"], given["seed"], given["trusted"])
+    resolved = _resolved(given, model)
+    if given["print_config"]:
+        print(to_yaml(resolved), end="")
+        return 0
+    data = load_data(resolved["data"], model.manifold, getattr(model.network, "cond_dim", 0))
+    _check_network(model, data)
+    folder = Path(resolved["out_dir"] or f"runs/{data.name}")
+    resolved["out_dir"] = str(folder)
+    _check_folder(folder, given["resume"], given["overwrite"])
+    counts = f"{data.name}: {data.counts}; {model.manifold}, "
+    print(counts + f"{sum(p.numel() for p in model.network.parameters()):,} parameters", flush=True)
+    result = _train(model, data, resolved, folder, given["resume"], given["overwrite"])
+    if result.stopped_by == "interrupt":
+        again = shlex.join(["manifold-diffusion", "fit", "--out_dir", str(folder), "--resume"])
+        print(f"Stopped at step {result.steps}. Continue: {again}", file=sys.stderr)
+        return 130
+    _finish(model, data, resolved, folder, result, shlex.join(["manifold-diffusion", "fit", *argv]))
+    return 0
+
+
+def _parser() -> ArgumentParser:
+    from ..training import fit
+
+    parser = new_parser(
+        "fit",
+        "[--config FILE ...] [--out_dir FOLDER] [options]",
+        "Train a model. Its configuration, checkpoints, logs, pictures and the model (in model/) go to one folder.",
+    )
+    names = "euclidean:3, sphere:2, torus:7, so3, hyperboloid:3, product:so3,euclidean:3"
+    parser.add_argument("--model.manifold", type=Any, default="sphere:2", help=names)
+    defaults = {"process": "that of the manifold", "network": "TangentMLP", "objective": "score matching"}
+    for part, default in defaults.items():
+        text = f"class_path and init_args, default {default}; --model.{part}.ARGUMENT VALUE sets one argument"
+        parser.add_argument(f"--model.{part}", type=Any, default=None, help=text)
+    add_data_options(parser, with_defaults=True)
+    parser.add_function_arguments(fit, "trainer", skip=_NOT_OPTIONS)
+    every = "steps between two pictures of data and samples; 0 for none"
+    parser.add_argument("--seed", type=int, default=0, help="of the initial weights, the order of the data, the noise")
+    parser.add_argument("--out_dir", type=str | None, default=None, help="folder of the run; default runs/<data>")
+    parser.add_argument("--figure_every", type=int, default=1000, help=every)
+    parser.add_argument("--trusted", type=list[str], default=[], help="packages of yours whose classes may be named")
+    parser.add_argument("--resume", type=bool, default=False, help="continue the run in out_dir as it was configured")
+    parser.add_argument("--overwrite", type=bool, default=False, help="replace the run in out_dir")
+    return parser
+
+
+def _resolved(given: dict[str, Any], model: RiemannianDiffusion) -> dict[str, Any]:
+    """The complete configuration, without what says how to run it this time."""
+    once = ("config", "print_config", "resume", "overwrite", "model")
+    return {"model": model_section(model), **{k: v for k, v in given.items() if k not in once}}
+
+
+def _check_network(model: RiemannianDiffusion, data: Data) -> None:
+    """Call the network once, so that one of the wrong kind fails here and not in the first step."""
+    x = data.train.x[:2]
+    cond = None if data.train.cond is None else data.train.cond[:2]
+    with torch.no_grad():
+        output = model.network(torch.full((len(x),), 0.5), x, cond)
+    if not isinstance(output, torch.Tensor) or output.shape != x.shape:
+        got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        name = type(model.network).__name__
+        raise ConfigError(f"The network must return a tangent vector per point, {tuple(x.shape)}; {name} gave {got}.")
+
+
+def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
+    if resume and overwrite:
+        raise ConfigError("--resume continues the run in out_dir, --overwrite replaces it: give one of them.")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"out_dir {folder} is a file; name a folder.")
+    held = next((name for name in ("last.ckpt", "model/config.json") if (folder / name).exists()), None)
+    if held and not resume and not overwrite:
+        raise CheckpointError(
+            f"{folder} holds a run already ({held}). Continue it with --resume, replace it with --overwrite, or choose "
+            "another --out_dir."
+        )
+    if resume and not (folder / "last.ckpt").exists():
+        raise CheckpointError(
+            f"There is no run to continue in {folder} (no last.ckpt). Check --out_dir, or leave --resume out."
+        )
+
+
+def _train(
+    model: RiemannianDiffusion, data: Data, config: dict[str, Any], folder: Path, resume: bool, overwrite: bool
+) -> FitResult:
+    from pytorch_lightning import Callback, LightningModule, Trainer
+
+    from ..training import ManifoldDataModule, SampleFigure
+
+    class SaveConfig(Callback):
+        """Writes the configuration when everything has been checked and training starts."""
+
+        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            if trainer.is_global_zero:
+                write_text(folder / "config.yaml", to_yaml(config))
+
+    seed, options = config["seed"], dict(config["trainer"])
+    val = {"val": data.val.x, "val_cond": data.val.cond} if len(data.val.x) else {}
+    batch_size = options.pop("batch_size") or 512
+    module = ManifoldDataModule(
+        data.train.x, model.manifold, cond=data.train.cond, seed=seed, batch_size=batch_size, **val
+    )
+    callbacks: list[Callback] = [SaveConfig()]
+    if config["figure_every"] > 0:
+        callbacks.append(SampleFigure(_drawing(model, data, seed), config["figure_every"], folder / "figures"))
+    if options["max_steps"] is None and options["max_time"] is None:
+        del options["max_steps"]  # the default of the model
+    return model.fit(
+        module, seed=seed, out_dir=folder, resume=resume, overwrite=overwrite, callbacks=callbacks, **options
+    )
+
+
+def _finish(
+    model: RiemannianDiffusion, data: Data, config: dict[str, Any], folder: Path, result: FitResult, command: str
+) -> None:
+    """Measure the validation likelihood, save the model with its card, print a summary."""
+    from ..metrics import nll
+
+    facts: dict[str, Any] = {
+        "data": data.name,
+        "source": data.source,
+        "points": data.counts,
+        "data options": config["data"],
+        "seed": config["seed"],
+        "steps": result.steps,
+        "weights": f"{result.kept}, averaged" if config["trainer"]["ema_decay"] else result.kept,
+        "seconds": round(result.elapsed, 1),
+        "command": command,
+    }
+    mismatch = model.metadata["prior mismatch"]
+    print(f"{result.steps} steps in {result.elapsed:.0f} s, {result.kept} weights; prior mismatch: {mismatch}")
+    if len(data.val.x):
+        like = next(model.network.parameters())
+        x = data.val.x[:_MAX_VALIDATION].to(like)
+        cond = None if data.val.cond is None else data.val.cond[: len(x)].to(like)
+        estimate = nll(model.eval().log_prob(x, cond))
+        facts |= {"validation NLL": estimate.value, "validation NLL standard error": estimate.standard_error}
+        facts["validation points"] = len(x)
+        print(f"validation NLL {estimate} nats (exact, {len(x):,} points)")
+    model.save_pretrained(folder / "model", facts)
+    print(f"model saved to {folder / 'model'}")
+
+
+def _drawing(model: RiemannianDiffusion, data: Data, seed: int) -> Any:
+    """What :class:`SampleFigure` calls: data beside as many samples."""
+    from ..plotting import compare
+
+    shown = data.val if len(data.val.x) >= 100 else data.train
+    x = shown.x[:_MAX_DRAWN]
+    cond = None if shown.cond is None else shown.cond[:_MAX_DRAWN]
+
+    def draw(network: torch.nn.Module, step: int) -> Any:
+        like = next(network.parameters())
+        generator = torch.Generator(like.device).manual_seed(seed)
+        samples = model.sample(len(x), cond=None if cond is None else cond.to(like), generator=generator)
+        return compare(model.manifold, x, samples.cpu(), title=f"step {step}")
+
+    return draw

@@ -1,0 +1,82 @@
+"""``manifold-diffusion sample``: draw points from a saved model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from .._errors import ConfigError
+from .arguments import HelpShown, new_parser, parse, to_yaml
+from .files import check_target, open_model, parse_condition, points_text, write_arrays, write_text
+
+__all__ = ["run"]
+
+
+def run(argv: Sequence[str]) -> int:
+    """Draw points; see ``manifold-diffusion sample --help``."""
+    parser = new_parser("sample", "MODEL [options]", "Draw points from a saved model. Same seed, same points.")
+    parser.add_argument(
+        "--model", type=str | None, default=None, help="folder of the model or of its run, or hf://owner/name"
+    )
+    parser.add_argument("--n", type=int, default=1000, help="number of points")
+    parser.add_argument(
+        "--method", type=str, default="ode", help="ode (probability flow) or sde (reverse-time diffusion)"
+    )
+    parser.add_argument(
+        "--steps", type=int | None, default=None, help="steps of the solver; default 25 for the ODE, 250 for the SDE"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of all randomness")
+    parser.add_argument(
+        "--out", type=str | None, default=None, help="an .npz or .csv file; default a table on standard output"
+    )
+    parser.add_argument("--trajectory", type=bool, default=False, help="also save all states from noise to data (.npz)")
+    parser.add_argument("--log_prob", type=bool, default=False, help="also compute the exact log density of each point")
+    parser.add_argument(
+        "--cond", type=str | None, default=None, help="condition of a conditional model, numbers separated by commas"
+    )
+    parser.add_argument("--batch_size", type=int, default=16384, help="points that are integrated together")
+    parser.add_argument("--device", type=str, default="cpu", help="such as cpu or cuda")
+    parser.add_argument("--trusted", type=list[str], default=[], help="packages whose classes the model may name")
+    try:
+        given = parse(parser, argv, ["model"])
+    except HelpShown:
+        return 0
+    if given.pop("print_config"):
+        print(to_yaml({k: v for k, v in given.items() if k != "config"}), end="")
+        return 0
+    if given["model"] is None:
+        raise ConfigError("Name the folder of a model: manifold-diffusion sample MODEL.")
+    suffix = check_target(given["out"], (".npz", ".csv"))
+    if given["trajectory"] and suffix != ".npz":
+        raise ConfigError("--trajectory needs --out with the suffix .npz: a table holds one state per point.")
+    model = open_model(given["model"], given["trusted"], given["device"])
+    generator = torch.Generator(given["device"]).manual_seed(given["seed"])
+    cond = parse_condition(given["cond"], model)
+    states = model.sample(
+        given["n"],
+        steps=given["steps"],
+        method=given["method"],
+        cond=cond,
+        generator=generator,
+        batch_size=given["batch_size"],
+        return_trajectory=given["trajectory"],
+        progress=given["out"] is not None and sys.stderr.isatty(),
+    )
+    points = states[-1] if given["trajectory"] else states
+    log_prob = model.log_prob(points, cond).cpu() if given["log_prob"] else None
+    if suffix == ".npz":
+        arrays = {"points": points.cpu().numpy(), "manifold": repr(model.manifold)}
+        if log_prob is not None:
+            arrays["log_prob"] = log_prob.numpy()
+        if given["trajectory"]:
+            arrays["trajectory"] = states.cpu().numpy()
+        write_arrays(given["out"], **arrays)
+        return 0
+    text = points_text(model.manifold, points.cpu(), log_prob)
+    if given["out"] is None:
+        print(text, end="", flush=True)
+    else:
+        write_text(given["out"], text)
+    return 0

@@ -1,0 +1,23 @@
+"""Layer 2: exact heat kernels. ``heat_kernel(M)`` gives the law of Brownian motion on ``M``: samples, log density, score."""
+
+from .base import HeatKernel, KernelSample, brownian_time, heat_kernel
+from .euclidean import EuclideanKernel
+from .mixture import HeatKernelMixture
+from .product import ProductKernel
+from .so3 import SO3Kernel
+from .sphere import CircleKernel, SphereKernel
+from .torus import TorusKernel
+
+__all__ = [
+    "CircleKernel",
+    "EuclideanKernel",
+    "HeatKernel",
+    "HeatKernelMixture",
+    "KernelSample",
+    "ProductKernel",
+    "SO3Kernel",
+    "SphereKernel",
+    "TorusKernel",
+    "brownian_time",
+    "heat_kernel",
+]

@@ -1,0 +1,88 @@
+"""Geodesic symmetries: the isometries of symmetric spaces that turn every geodesic through a point around."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import singledispatch
+
+from torch import Tensor
+
+from .base import Manifold
+from .euclidean import Euclidean
+from .hyperboloid import Hyperboloid
+from .product import Product
+from .so3 import SO3
+from .sphere import Sphere
+from .torus import Torus
+
+__all__ = ["Symmetry", "geodesic_symmetry"]
+
+Symmetry = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""``(x, y, v) -> (s_x(y), d s_x(v))``, with v a tangent vector at y."""
+
+
+@singledispatch
+def geodesic_symmetry(manifold: Manifold) -> Symmetry | None:
+    r"""The symmetry :math:`s_x(y) = \exp_x(-\log_x y)` and its differential, or None where it is not an isometry.
+
+    On a symmetric space the law of Brownian motion from x is invariant under :math:`s_x`: every sample comes with a mirror image, and the score
+    there is the image of the score. A manifold of one's own registers with ``@geodesic_symmetry.register``.
+
+    Example:
+        >>> import torch
+        >>> s = geodesic_symmetry(Sphere(2))
+        >>> x, y = torch.tensor([0.0, 0.0, 1.0]), torch.tensor([0.6, 0.0, 0.8])
+        >>> s(x, y, torch.tensor([0.8, 0.0, -0.6]))
+        (tensor([-0.6000,  0.0000,  0.8000]), tensor([-0.8000,  0.0000, -0.6000]))
+    """
+    return None
+
+
+@geodesic_symmetry.register
+def _(manifold: Euclidean) -> Symmetry:
+    return lambda x, y, v: (2 * x - y, -v)
+
+
+@geodesic_symmetry.register
+def _(manifold: Torus) -> Symmetry:
+    return lambda x, y, v: (manifold.project(2 * x - y), -v)
+
+
+@geodesic_symmetry.register
+def _(manifold: Sphere) -> Symmetry:
+    def symmetry(x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        return 2 * (x * y).sum(-1, keepdim=True) * x - y, 2 * (x * v).sum(-1, keepdim=True) * x - v
+
+    return symmetry
+
+
+@geodesic_symmetry.register
+def _(manifold: Hyperboloid) -> Symmetry:
+    def symmetry(x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        def turn(a: Tensor) -> Tensor:
+            product = (x[..., 1:] * a[..., 1:]).sum(-1, keepdim=True) - x[..., :1] * a[..., :1]
+            return -2 * product * x - a
+
+        image = manifold.project(turn(y))
+        return image, manifold.to_tangent(image, turn(v))
+
+    return symmetry
+
+
+@geodesic_symmetry.register
+def _(manifold: SO3) -> Symmetry:
+    return lambda x, y, v: (x @ y.mT @ x, x @ v.mT @ x)
+
+
+@geodesic_symmetry.register
+def _(manifold: Product) -> Symmetry | None:
+    parts = [geodesic_symmetry(f) for f in manifold.factors]
+    if any(s is None for s in parts):
+        return None
+
+    def symmetry(x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        arguments = zip(parts, manifold.split(x), manifold.split(y), manifold.split(v), strict=True)
+        images = [s(*a) for s, *a in arguments if s is not None]
+        return manifold.join(*[y for y, _ in images]), manifold.join(*[v for _, v in images])
+
+    return symmetry

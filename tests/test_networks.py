@@ -1,0 +1,96 @@
+"""Networks: tangent output, gate, zero start, conditions."""
+
+import pytest
+import torch
+
+from manifold_diffusion._errors import ConfigError
+from manifold_diffusion.manifolds import SO3, Euclidean, Hyperboloid, Product, Sphere, Torus
+from manifold_diffusion.networks import HeatFeatures, TangentMLP, TimeEmbedding
+from manifold_diffusion.processes import LogSchedule, default_process
+
+MANIFOLDS = [Euclidean(2), Sphere(2), Sphere(20), Torus(3), SO3(), Hyperboloid(2), Product(SO3(), Euclidean(3), Torus(2))]
+
+
+def batch(manifold, n=6):
+    origin = manifold.origin().expand(n, *manifold.point_shape)
+    x = manifold.exp(origin, manifold.random_tangent(origin, generator=torch.Generator().manual_seed(0)))
+    return torch.linspace(0, 1, n), x
+
+
+@pytest.mark.parametrize("manifold", MANIFOLDS, ids=repr)
+def test_output_is_tangent_and_starts_at_zero(manifold):
+    network = TangentMLP(default_process(manifold), width=16, n_frequencies=8)
+    t, x = batch(manifold)
+    assert (network(t, x) == 0).all()
+    torch.nn.init.normal_(network.head.weight, generator=torch.Generator().manual_seed(0))
+    v = network(t, x)
+    assert v.shape == x.shape and v.dtype == x.dtype
+    manifold.check_tangent(x, v)
+    row = network(t[2], x[2])
+    assert torch.allclose(row, v[2], atol=1e-6)
+
+
+@pytest.mark.parametrize("manifold", MANIFOLDS, ids=repr)
+def test_every_parameter_learns(manifold):
+    network = TangentMLP(default_process(manifold), width=16, n_frequencies=8, time_embedding="learned", cond_dim=2)
+    torch.nn.init.normal_(network.head.weight, generator=torch.Generator().manual_seed(0))
+    t, x = batch(manifold)
+    network(t, x, torch.ones(6, 2)).square().sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None and (parameter.grad != 0).any(), name
+
+
+def test_gate_is_the_damping_of_the_heat_semigroup():
+    """On a torus the features are eigenfunctions: their mean over the heat kernel is the wave at the centre times the gate."""
+    torus, tau = Torus(2), torch.tensor(0.3, dtype=torch.float64)
+    features = HeatFeatures(torus, 16, 4.0).double()
+    x0 = torch.tensor([0.5, -1.0], dtype=torch.float64)
+    n = 200_000
+    x = x0 + tau.sqrt() * torch.randn(n, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    waves = features(x, torch.zeros(1, dtype=torch.float64))[:, 4:]
+    expected = features(x0, tau.reshape(1))[4:]
+    error = (waves.mean(0) - expected) / (waves.std(0) / n**0.5 + 1e-12)
+    assert error.abs().max() < 5
+    ungated = features(x0, torch.zeros(1, dtype=torch.float64))[4:]  # negative control
+    assert ((waves.mean(0) - ungated) / (waves.std(0) / n**0.5)).abs().max() > 50
+
+
+def test_frequencies_reach_the_least_noise():
+    process = default_process(Sphere(2), tau_min=1e-4)
+    network = TangentMLP(process, n_frequencies=2000)
+    lengths = network.features.frequencies.norm(dim=1)
+    assert lengths.max() <= 125.001 and lengths.max() > 110 and lengths.min() >= 0.999
+    assert (Torus(3).random_frequencies(100, 20.0) % 1 == 0).all()
+
+
+@pytest.mark.parametrize("kind", ["bumps", "fourier", "learned"])
+def test_time_embedding_separates_times(kind):
+    e = TimeEmbedding(16, kind)(torch.linspace(0, 1, 50))
+    distances = torch.cdist(e, e) + torch.eye(50) * 9
+    assert e.shape == (50, 16) and distances.min() > 1e-2
+
+
+def test_bad_arguments_name_the_argument():
+    process = default_process(Sphere(2))
+    for bad in ({"width": 0}, {"depth": 0}, {"n_frequencies": -1}, {"max_frequency": 0.5}):
+        with pytest.raises(ConfigError, match=next(iter(bad))):
+            TangentMLP(process, **bad)
+    with pytest.raises(ConfigError, match="kind"):
+        TimeEmbedding(16, "sinus")  # pyright: ignore[reportArgumentType]
+    t, x = batch(Sphere(2))
+    with pytest.raises(ConfigError, match="cond_dim"):
+        TangentMLP(process, width=8)(t, x, torch.ones(6, 2))
+    with pytest.raises(ConfigError, match="cond"):
+        TangentMLP(process, width=8, cond_dim=2)(t, x)
+
+
+def test_network_is_differentiable_forward_and_twice():
+    process = default_process(SO3())
+    network = TangentMLP(process, width=16, n_frequencies=8)
+    torch.nn.init.normal_(network.head.weight, generator=torch.Generator().manual_seed(0))
+    t, x = batch(SO3())
+    direction = SO3().random_tangent(x, generator=torch.Generator().manual_seed(1))
+    _, forward = torch.func.jvp(lambda y: network(t, y), (x,), (direction,))
+    h = 1e-2
+    central = (network(t, x + h * direction) - network(t, x - h * direction)) / (2 * h)
+    assert LogSchedule is not None and torch.allclose(forward, central, rtol=0.05, atol=0.05 * float(forward.abs().max()))

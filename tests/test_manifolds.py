@@ -377,6 +377,20 @@ def test_far_hyperbolic_distance_is_right(dtype: torch.dtype) -> None:
         assert m.dist(a, b).item() == pytest.approx(math.acosh(math.cosh(length) ** 2), rel=1e-6)
 
 
+@pytest.mark.parametrize("radius", [0.0, 1.0, 3.0, 6.0, 9.0])
+@pytest.mark.parametrize("length", [1e-4, 1e-2, 1.0])
+def test_float32_hyperbolic_distance_keeps_its_accuracy_far_from_the_origin(radius: float, length: float) -> None:
+    m, n = Hyperboloid(3), 500
+    o = m.origin(dtype=F64).expand(n, 4)
+    v, w = (m.random_tangent(o, generator=_seeded(s)) for s in (1, 2))
+    x = m.exp(o, radius * v / m.norm(o, v).unsqueeze(-1))
+    w = m.transport(o, x, w)
+    x, y = x.float(), m.exp(x, length * w / m.norm(x, w).unsqueeze(-1)).float()
+    truth = m.dist(x.double(), y.double())
+    far = truth > 1e-6  # rounding to float32 makes some of the closest points coincide
+    assert (m.dist(x, y)[far] / truth[far] - 1).abs().max() <= 2e-5
+
+
 def test_walk_of_many_steps_stays_on_the_manifold() -> None:
     for m in (SO3(), Sphere(2), Hyperboloid(2), Torus(2)):
         x, generator = m.origin(dtype=F32).expand(16, *m.point_shape), _seeded()

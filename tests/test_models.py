@@ -33,12 +33,11 @@ def oracle_model(manifold):
     generator = torch.Generator().manual_seed(3)
     origin = manifold.origin(torch.float64).expand(3, *manifold.point_shape)
     centres = manifold.exp(origin, manifold.random_tangent(origin, generator=generator))
-    law = HeatKernelMixture(manifold, centres, torch.tensor([0.05, 0.1, 0.2], dtype=torch.float64))
-    schedule = LogSchedule(1e-3, 16.0 if isinstance(manifold, Torus) else 8.0)
+    law = HeatKernelMixture(manifold, centres, 0.1)
+    schedule = LogSchedule(1e-3, 8.0 if isinstance(manifold, Hyperboloid) else 16.0)
     process = BrownianMotion(manifold, schedule)
     if isinstance(process.prior, HeatPrior):
-        # The terminal law of the mixture is a mixture again: as centres, each component's in proportion, at the mean Brownian time.
-        process.prior = HeatPrior(manifold, schedule.tau_max + 0.35 / 3, 3)
+        process.prior = HeatPrior(manifold, schedule.tau_max + 0.1, 3)  # the terminal law of the mixture is a mixture again
         process.prior.centres.copy_(centres)
     process.double()
     network = Oracle(process, law)
@@ -51,8 +50,7 @@ def test_likelihood_of_the_exact_score_is_exact(manifold):
     model, law = oracle_model(manifold)
     x = law.sample(40, 1e-3, generator=torch.Generator().manual_seed(0))
     expected = law.log_prob(x, 1e-3)
-    tolerance = 5e-3 if isinstance(manifold, Hyperboloid) else 1e-3  # there the prior is close to the terminal law, not equal
-    assert (model.log_prob(x, tolerance=1e-5) - expected).abs().max() < tolerance
+    assert (model.log_prob(x, tolerance=1e-5) - expected).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("method", ["ode", "sde"])
@@ -87,14 +85,15 @@ def test_hutchinson_likelihood_has_an_error_bar():
 def test_sampling_contract(manifold):
     model = RiemannianDiffusion(manifold, network=None)
     nn.init.normal_(model.network.head.weight, std=0.01, generator=torch.Generator().manual_seed(0))
+    steps = 40 if isinstance(manifold, Hyperboloid) else 3  # a few giant steps would leave the range of float32 there
     for method in ("ode", "sde"):
-        a, b = (model.sample(7, method=method, steps=3, generator=torch.Generator().manual_seed(5)) for _ in range(2))
+        a, b = (model.sample(7, method=method, steps=steps, generator=torch.Generator().manual_seed(5)) for _ in range(2))
         assert torch.equal(a, b)
-        path = model.sample(7, method=method, steps=3, generator=torch.Generator().manual_seed(5), return_trajectory=True)
-        assert path.shape == (4, 7, *manifold.point_shape) and torch.equal(path[-1], a)
+        path = model.sample(7, method=method, steps=steps, generator=torch.Generator().manual_seed(5), return_trajectory=True)
+        assert path.shape == (steps + 1, 7, *manifold.point_shape) and torch.equal(path[-1], a)
         manifold.check_point(path)
         assert model.sample(0, method=method, steps=3).shape == (0, *manifold.point_shape)
-    x = model.sample(5, steps=3, generator=torch.Generator().manual_seed(5))
+    x = model.sample(5, steps=steps, generator=torch.Generator().manual_seed(5))
     whole, parts = (model.log_prob(x, batch_size=size, tolerance=1e-4) for size in (5, 2))
     assert torch.allclose(whole, parts, atol=1e-2)
     assert model.score(x, 0.5).shape == model.velocity(x, 0.5).shape == x.shape

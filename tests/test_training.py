@@ -456,6 +456,15 @@ def test_patience_stops_without_progress():
     assert (result.stopped_by, result.steps, result.best_step) == ("patience", 15, 5)
 
 
+def test_patience_goes_on_counting_after_a_resume(tmp_path):
+    values = iter([1.0, 2.0, 3.0, 4.0])
+    options = {"val": VAL, "val_metric": lambda network: next(values), "val_every": 5, "max_steps": 25, "patience": 2}
+    ctrl_c = Call(12, lambda: os.kill(os.getpid(), signal.SIGINT))
+    run(out_dir=tmp_path, callbacks=[ctrl_c], **options)
+    result = run(out_dir=tmp_path, resume=True, **options)
+    assert (result.stopped_by, result.steps, result.best_step) == ("patience", 15, 5)
+
+
 def test_time_limit_stops_and_validates():
     result = run(val=VAL, max_steps=None, max_time=0.5, val_every=10_000)
     assert result.stopped_by == "max_time" and result.best_step == result.steps

@@ -77,7 +77,7 @@ def _dispatch(arguments: list[str], command: str | None) -> int:
     if command not in COMMANDS:
         from .._config import nearest
 
-        raise ConfigError(f"Unknown command {command!r}{nearest(command, COMMANDS)}. {_USAGE}")
+        raise ConfigError(f"Unknown command {command!r}{nearest(command, COMMANDS)} {_USAGE}")
     arguments.remove(command)
     return importlib.import_module(f".{command}", __package__).run(arguments)
 

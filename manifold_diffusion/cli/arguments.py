@@ -131,7 +131,7 @@ def _layers(
             continue
         if not _is_known(key, known):
             raise ConfigError(
-                f"Unknown option --{name}{nearest(key, _candidates(key, known), '--')}. See --help for all."
+                f"Unknown option --{name}{nearest(key, _candidates(key, known), '--')} See --help for all."
             )
         if not given:
             if not argv or argv[0].startswith("--"):

@@ -14,7 +14,7 @@ from ..models import RiemannianDiffusion
 from ..networks import TangentMLP
 from ..processes import default_process
 from .arguments import merge
-from .names import manifold_name
+from .names import manifold_name, normalise
 
 __all__ = ["build_model", "model_section"]
 
@@ -22,7 +22,7 @@ _PRODUCT = "manifold_diffusion.processes.ProductProcess"
 
 
 def build_model(section: Mapping[str, Any], seed: int, trusted: Sequence[str] = ()) -> RiemannianDiffusion:
-    """Model of a (normalised) section; missing parts get their defaults, and all get the manifold and the process.
+    """Model of a section; missing parts get their defaults, and all get the manifold and the process.
 
     The initial weights follow from ``seed``; torch's global generator is left as it was.
 
@@ -30,6 +30,7 @@ def build_model(section: Mapping[str, Any], seed: int, trusted: Sequence[str] = 
         ConfigError: an unknown class or argument, or parts that don't fit together.
         CapabilityError: a part needs what the manifold does not have.
     """
+    section = {key: normalise(key, value) for key, value in section.items()}
     if section.get("manifold") is None:
         raise ConfigError("model.manifold is missing; write its short name, such as sphere:2.")
     manifold = from_config(section["manifold"], trusted)

@@ -56,7 +56,7 @@ def parse_manifold(text: str) -> Manifold:
         return Product(*[parse_manifold(name) for name in names])
     if family not in _FAMILIES:
         raise ConfigError(
-            f"Unknown manifold {text!r}{nearest(family, [*_FAMILIES, 'product'])}. Short names: {_SYNTAX}."
+            f"Unknown manifold {text!r}{nearest(family, [*_FAMILIES, 'product'])} Short names: {_SYNTAX}."
         )
     if family == "so3":
         if rest:
@@ -130,7 +130,7 @@ def _complete(package: str, path: str) -> str:
     names = [n for n in public.__all__ if isinstance(getattr(public, n), type)]
     if path not in names:
         raise ConfigError(
-            f"manifold_diffusion.{package} has no class {path!r}{nearest(path, names)}. Write a class of yours "
+            f"manifold_diffusion.{package} has no class {path!r}{nearest(path, names)} Write a class of yours "
             f"with its module: my_package.{path}."
         )
     return f"manifold_diffusion.{package}.{path}"

@@ -2,6 +2,7 @@
 
 from .base import HeatKernel, KernelSample, brownian_time, heat_kernel
 from .euclidean import EuclideanKernel
+from .hyperboloid import HyperboloidKernel
 from .mixture import HeatKernelMixture
 from .product import ProductKernel
 from .so3 import SO3Kernel
@@ -13,6 +14,7 @@ __all__ = [
     "EuclideanKernel",
     "HeatKernel",
     "HeatKernelMixture",
+    "HyperboloidKernel",
     "KernelSample",
     "ProductKernel",
     "SO3Kernel",

@@ -12,13 +12,13 @@ from torch import Tensor
 from .._errors import NumericsError
 from ._cache import cached_arrays
 from ._compact_law import CompactLaw, RotationLaw, SphereLaw
-from ._patches import Patches, fit, lobatto, resample
+from ._patches import Image, Patches, fit, lobatto, resample
 from ._transport import chi_range, log_sphere_area, radial_transport
 
 __all__ = ["CompactTables"]
 
 _VERSION = 1
-_CELLS, _DEGREE, _NODES, _STEPS = 24, 7, 128, 96
+_CELLS, _DEGREE, _NODES, _STEPS = 24, 7, 128, 192
 _LAYER = 0.002  # radial nodes are equally spaced in log(1 + cos r + _LAYER): dense near the cut locus, even in r at both ends
 
 
@@ -33,7 +33,7 @@ class _Torch:
     inverse: Patches
     drop: Patches
     peak: Patches
-    step: Patches
+    step: Patches | Image
 
 
 class CompactTables:
@@ -141,12 +141,11 @@ class CompactTables:
     def _to_torch(self, dtype: torch.dtype, device: torch.device) -> _Torch:
         a = self.arrays()
         if dtype == torch.float64:
-            degree, spline, step_spline = _DEGREE, 7, 5
+            degree, spline = _DEGREE, 7
             cells = a
         else:
-            degree, spline, step_spline = 3, 3, 3
+            degree, spline = 3, 3
             cells = {k: resample(v, _DEGREE, degree, 2) for k, v in a.items() if k != "step"}
-            cells["step"] = np.stack([resample(v, _DEGREE, degree, 2) for v in a["step"]])
         nodes = _radial_nodes()
         q = np.linspace(*chi_range(self.law.dim), _STEPS + 1)
 
@@ -159,7 +158,9 @@ class CompactTables:
             inverse=patches(fit(cells["inverse"], nodes, degree, spline)[None], nodes),
             drop=patches(fit(cells["drop"], nodes, degree, spline)[None], nodes),
             peak=patches(peak[None], np.array([0.0, 1.0])),
-            step=patches(np.stack([fit(v, q, degree, step_spline) for v in cells["step"]]), q),
+            step=patches(np.stack([fit(v, q, degree, 5) for v in a["step"]]), q)
+            if dtype == torch.float64
+            else Image(a["step"], (0.0, self.time_max), (float(q[0]), float(q[-1])), device),
         )
 
     def time(self, tau: Tensor) -> Tensor:
@@ -203,7 +204,10 @@ class CompactTables:
         """Radius for a Gaussian tangent vector of length ``q``, and the pull there."""
         ratio, inverse = self.tables(q).step(self.time(tau), q)
         late = tau.clamp_max(self.tau_end)
-        return (late / (1 + late / self.step_scale)).sqrt() * q * ratio, self.inverse_scale(tau) / inverse
+        r = (late / (1 + late / self.step_scale)).sqrt() * q * ratio
+        if q.dtype == torch.float64:  # the image's P is good to 1e-4 in float32; here the radial table is worth its price
+            return r, self.pull(2 * (r / 2).cos().square(), tau)
+        return r, self.inverse_scale(tau) / inverse
 
 
 def sphere_tables(n: int) -> CompactTables:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["HyperbolicLaw", "HyperbolicValues"]
+__all__ = ["HyperbolicLaw", "HyperbolicValues", "langevin", "log_ratio"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class HyperbolicValues:
     pull: np.ndarray
 
 
-def _log_ratio(r: np.ndarray) -> np.ndarray:
+def log_ratio(r: np.ndarray) -> np.ndarray:
     """``log(r / sinh r)``."""
     small = r < 0.1
     safe = np.where(small, 1.0, r)
@@ -140,8 +140,8 @@ class HyperbolicLaw:
             shift = tau * v**2
             s = np.sqrt(r**2 + shift)
             gap = shift / (s + r + (s + r == 0))  # s - r without cancellation
-            log_r, log_s = _log_ratio(r), _log_ratio(s)
-            chi = -(_log_ratio((s + r) / 2) + _log_ratio(gap / 2))
+            log_r, log_s = log_ratio(r), log_ratio(s)
+            chi = -(log_ratio((s + r) / 2) + log_ratio(gap / 2))
             *excess, step = _growth(s, np.array(tau), m + 1)
             base = np.exp((m - 1) * (log_s - log_r) - (chi + log_r) / 2)
             mass = (weight * base * (1 + excess[m])).sum(0)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Patches", "lobatto", "resample"]
+__all__ = ["Image", "Patches", "fit", "lobatto", "resample"]
 
 
 def lobatto(degree: int) -> np.ndarray:
@@ -96,7 +96,8 @@ class Patches:
         """The functions at broadcastable coordinates, one tensor per channel."""
         i, f = self.locate(time, self.time_start, self.time_scale, self.cells)
         j, g = self.locate(radial, self.radial_start, self.radial_scale, self.columns)
-        index = (i * self.columns + j).long()
+        # A NaN coordinate gives NaN, from a row that exists.
+        index = (i * self.columns + j).long().clamp(0, self.cells * self.columns - 1)
         row = torch.nn.functional.embedding(index, self.rows)
         return self._evaluate(row, f, g)
 
@@ -104,12 +105,12 @@ class Patches:
         """A one-channel table at radial coordinates ``(queries, centres)`` with a time per centre, ``(centres,)`` or ``(1,)``."""
         i, f = self.locate(time, self.time_start, self.time_scale, self.cells)
         j, g = self.locate(radial, self.radial_start, self.radial_scale, self.columns)
-        rows = self.rows.view(self.cells, self.columns, self.p, self.q).index_select(0, i.long())
+        rows = self.rows.view(self.cells, self.columns, self.p, self.q).index_select(0, i.long().clamp(0, self.cells - 1))
         curve = rows[:, :, self.p - 1]
         for a in range(self.p - 2, -1, -1):
             curve = rows[:, :, a] + f[:, None, None] * curve
         first = torch.arange(len(time), dtype=torch.long, device=time.device) * self.columns
-        terms = torch.nn.functional.embedding(j.long() + first, curve.reshape(-1, self.q)).unbind(-1)
+        terms = torch.nn.functional.embedding(j.long().clamp(0, self.columns - 1) + first, curve.reshape(-1, self.q)).unbind(-1)
         value = terms[-1]
         for term in reversed(terms[:-1]):
             value = torch.addcmul(term, g, value)
@@ -133,3 +134,59 @@ class Patches:
     def nbytes(self) -> int:
         """Size of the table in bytes."""
         return self.rows.numel() * self.rows.element_size()
+
+
+class Image:
+    """Bilinear look-up of functions on a fine grid, in one fused operation: for training noise, where every launch counts.
+
+    Args:
+        values: ``(channels, cells, degree + 1, nodes)`` at the Lobatto points of each time cell and at equally spaced radial nodes.
+        time_range: first and last value of the time coordinate.
+        radial_range: first and last value of the radial coordinate.
+        device: of the table.
+        per_cell: grid intervals per time cell.
+        columns: grid intervals along the radius.
+    """
+
+    def __init__(
+        self,
+        values: np.ndarray,
+        time_range: tuple[float, float],
+        radial_range: tuple[float, float],
+        device: torch.device,
+        per_cell: int = 20,
+        columns: int = 512,
+    ) -> None:
+        from scipy.interpolate import make_interp_spline
+
+        channels, cells, p, nodes = values.shape
+        grid = np.linspace(-1, 1, per_cell + 1)[:-1]
+        powers = np.vander(grid, p, increasing=True)
+        rows = np.stack([_to_monomials(v, p - 1) for v in values])
+        fine = np.einsum("gp,tcpn->tcgn", powers, rows).reshape(channels, cells * per_cell, nodes)
+        fine = np.concatenate([fine, values[:, -1:, -1]], 1)
+        at = np.linspace(0, 1, columns + 1)
+        picture = make_interp_spline(np.linspace(0, 1, nodes), fine, k=5, axis=2)(at)
+        self.picture = torch.as_tensor(picture).to(device=device, dtype=torch.float32).unsqueeze(0)
+        self.time_scale, self.time_shift = _affine(time_range)
+        self.radial_scale, self.radial_shift = _affine(radial_range)
+
+    def __call__(self, time: Tensor, radial: Tensor) -> tuple[Tensor, ...]:
+        """The functions, one tensor per channel; outside the table the nearest edge."""
+        grid = torch.stack(torch.broadcast_tensors(radial * self.radial_scale + self.radial_shift, time * self.time_scale + self.time_shift), -1)
+        shape = grid.shape[:-1]
+        out = torch.nn.functional.grid_sample(
+            self.picture, grid.reshape(1, 1, -1, 2), mode="bilinear", padding_mode="border", align_corners=True
+        )
+        return tuple(c.reshape(shape) for c in out[0, :, 0].unbind(0))
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the table in bytes."""
+        return self.picture.numel() * 4
+
+
+def _affine(interval: tuple[float, float]) -> tuple[float, float]:
+    """Scale and shift that take an interval to [-1, 1]."""
+    scale = 2 / (interval[1] - interval[0])
+    return scale, -1 - scale * interval[0]

@@ -20,7 +20,7 @@ __all__ = ["chi_range", "log_sphere_area", "radial_transport"]
 def chi_range(dim: int) -> tuple[float, float]:
     """Interval of q outside of which the chi law has less than 1e-12 of its mass (above) and 1e-13 (below)."""
     low = math.sqrt(dim) - 7.5
-    return (low if low > 1 else 0.0), math.sqrt(dim) + 7.0
+    return (low if low > 1 else 0.0), math.sqrt(dim) + 6.6
 
 
 def log_sphere_area(dim: int) -> float:

@@ -91,29 +91,36 @@ class HeatKernel(ABC):
         return f"heat_kernel({self.manifold})"
 
 
-def brownian_time(tau: Tensor | float, like: Tensor) -> Tensor:
+def brownian_time(tau: Tensor | float, like: Tensor, largest: float = math.inf) -> Tensor:
     """``tau`` as a tensor with the dtype and device of ``like``, checked to be positive and finite.
 
     Values on an accelerator, and those seen inside ``vmap`` or a compiled graph, are not looked at: reading them would stop the stream. A
     bad one gives NaN there, which losses and solvers report.
 
+    Args:
+        tau: Brownian time, float or tensor.
+        like: tensor whose dtype and device the result has.
+        largest: end of the kernel's range, for kernels that have one.
+
     Raises:
-        ConfigError: if ``tau`` is zero, negative, infinite or NaN.
+        ConfigError: if ``tau`` is zero, negative, infinite, NaN or above ``largest``.
     """
     if isinstance(tau, Tensor):
         if tau.device.type == "cpu" and tau.numel() and not torch.compiler.is_compiling() and not _is_wrapped(tau):
             low, high = torch.aminmax(tau.detach())
-            _check(float(low), float(high))
+            _check(float(low), float(high), largest)
         return tau if tau.dtype == like.dtype and tau.device == like.device else tau.to(like)
     value = float(tau)
-    _check(value, value)
+    _check(value, value, largest)
     return torch.tensor(value, dtype=like.dtype, device=like.device)
 
 
-def _check(low: float, high: float) -> None:
+def _check(low: float, high: float, largest: float) -> None:
     if not (low > 0 and high < math.inf):  # a NaN fails the first comparison
         bad = low if not low > 0 else high
         raise ConfigError(f"tau, the Brownian time, must be positive and finite; got {bad}. It is a variance: on R^n the law is N(x0, tau I).")
+    if high > largest:
+        raise ConfigError(f"tau = {high} is beyond the range of this kernel, (0, {largest:g}]: the points would not be representable.")
 
 
 def _is_wrapped(tau: Tensor) -> bool:
@@ -123,6 +130,24 @@ def _is_wrapped(tau: Tensor) -> bool:
 def point_scale(manifold: Manifold, a: Tensor) -> Tensor:
     """Append the singleton axes that let a per-point scalar multiply points or tangent vectors."""
     return a.reshape(*a.shape, *(1,) * len(manifold.point_shape))
+
+
+_CHUNK = 1 << 15
+
+
+def in_chunks(
+    draw: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], x0: Tensor, tau: Tensor, batch: tuple[int, ...]
+) -> KernelSample:
+    """``draw(x0, tau)`` for flat pieces of a large batch, whose temporaries then stay in the processor's cache."""
+    n = math.prod(batch)
+    if n <= 2 * _CHUNK or x0.device.type != "cpu" or torch.compiler.is_compiling():
+        return KernelSample(*draw(x0, tau))
+    point = x0.shape[len(batch) :]
+    x, score = x0.new_empty(n, *point), x0.new_empty(n, *point)
+    flat, times = x0.reshape(n, *point), tau.expand(batch).reshape(n)
+    for i in range(0, n, _CHUNK):
+        x[i : i + _CHUNK], score[i : i + _CHUNK] = draw(flat[i : i + _CHUNK], times[i : i + _CHUNK])
+    return KernelSample(x.reshape(x0.shape), score.reshape(x0.shape))
 
 
 _Factory = TypeVar("_Factory", bound=Callable[[Any], HeatKernel])

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..manifolds import SO3
 from ._compact_tables import rotation_tables
-from .base import HeatKernel, KernelSample, brownian_time, heat_kernel
+from .base import HeatKernel, KernelSample, brownian_time, heat_kernel, in_chunks
 
 __all__ = ["SO3Kernel"]
 
@@ -67,20 +67,21 @@ class SO3Kernel(HeatKernel):
         return self.manifold.to_tangent(x, (mean - pull.sum(-1)[:, None, None] * x).to(x.dtype))
 
     def sample_with_score(self, x0: Tensor, tau: Tensor | float, generator: torch.Generator | None = None) -> KernelSample:
-        xi = torch.randn(*x0.shape[:-2], 3, generator=generator, dtype=x0.dtype, device=x0.device)
-        q = xi.square().sum(-1).sqrt().clamp_min(1e-30)
-        r, pull = self._radial.step(q, brownian_time(tau, x0))
-        cos, sin = r.cos(), r.sin()
-        first = sin / q
-        second = 2 * ((r / 2).sin() / q).square()
-        # Rows of x0 hat(xi) are cross products; R = I + first hat(xi) + second hat(xi)^2.
-        once = torch.linalg.cross(x0, xi.unsqueeze(-2))
-        twice = torch.linalg.cross(once, xi.unsqueeze(-2))
-        x = x0 + _scale(first, once) + _scale(second, twice)
-        # Score: x hat(-pull first xi), and x hat(xi) = cos(r) once + first twice.
-        push = -pull * first
-        return KernelSample(x, _scale(push * cos, once) + _scale(push * first, twice))
+        def draw(x0: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
+            xi = torch.randn(*x0.shape[:-2], 3, generator=generator, dtype=x0.dtype, device=x0.device)
+            q = torch.linalg.vector_norm(xi, dim=-1).clamp_min(1e-30)
+            r, pull = self._radial.step(q, tau)
+            axis = (xi / q.unsqueeze(-1)).unsqueeze(-2)
+            cos, sin = _column(r.cos()), _column(r.sin())
+            # Rows of x0 hat(axis) are cross products; R = I + sin hat(axis) + (1 - cos) hat(axis)^2.
+            once = torch.linalg.cross(x0, axis)
+            twice = torch.linalg.cross(once, axis)
+            x = torch.addcmul(torch.addcmul(x0, sin, once), 2 * _column((r / 2).sin().square()), twice)
+            # Score: -pull sin x hat(axis), and x hat(axis) = cos once + sin twice.
+            return x, (-_column(pull) * sin) * torch.addcmul(cos * once, sin, twice)
+
+        return in_chunks(draw, x0, brownian_time(tau, x0), tuple(x0.shape[:-2]))
 
 
-def _scale(a: Tensor, v: Tensor) -> Tensor:
-    return a.unsqueeze(-1).unsqueeze(-1) * v
+def _column(a: Tensor) -> Tensor:
+    return a.unsqueeze(-1).unsqueeze(-1)

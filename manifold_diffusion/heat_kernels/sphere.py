@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..manifolds import Sphere
 from ._compact_tables import sphere_tables
-from .base import HeatKernel, KernelSample, brownian_time, heat_kernel
+from .base import HeatKernel, KernelSample, brownian_time, heat_kernel, in_chunks
 from .torus import wrap_angle, wrapped_log_prob, wrapped_score
 
 __all__ = ["CircleKernel", "SphereKernel"]
@@ -66,16 +66,19 @@ class SphereKernel(HeatKernel):
         return self.manifold.to_tangent(x, mean.to(x.dtype))
 
     def sample_with_score(self, x0: Tensor, tau: Tensor | float, generator: torch.Generator | None = None) -> KernelSample:
-        xi = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
-        xi = xi - (xi * x0).sum(-1, keepdim=True) * x0
-        q = xi.square().sum(-1).sqrt().clamp_min(1e-30)
-        r, pull = self._radial.step(q, brownian_time(tau, x0))
-        cos, sin = r.cos(), r.sin()
-        along = sin / q
-        x = cos.unsqueeze(-1) * x0 + along.unsqueeze(-1) * xi
-        # The vector of length sin r that points back is x0 - cos(r) x = sin(r)^2 x0 - cos(r) along xi.
-        score = (pull * sin.square()).unsqueeze(-1) * x0 - (pull * cos * along).unsqueeze(-1) * xi
-        return KernelSample(x, score)
+        def draw(x0: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
+            xi = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
+            xi = torch.addcmul(xi, (xi * x0).sum(-1, keepdim=True), x0, value=-1)
+            q = torch.linalg.vector_norm(xi, dim=-1).clamp_min(1e-30)
+            r, pull = self._radial.step(q, tau)
+            cos, sin = r.cos(), r.sin()
+            along = sin / q
+            x = torch.addcmul(cos.unsqueeze(-1) * x0, along.unsqueeze(-1), xi)
+            # The vector of length sin r that points back is x0 - cos(r) x = sin(r) (sin(r) x0 - cos(r) xi / q).
+            score = (pull * sin).unsqueeze(-1) * torch.addcmul(sin.unsqueeze(-1) * x0, (cos / q).unsqueeze(-1), xi, value=-1)
+            return x, score
+
+        return in_chunks(draw, x0, brownian_time(tau, x0), tuple(x0.shape[:-1]))
 
 
 class CircleKernel(HeatKernel):

@@ -156,8 +156,11 @@ class Manifold(ABC):
         for any frame :math:`f_i` of the tangent space. The first term is the divergence of the submanifold of Euclidean
         space, the second the change of measure: no Christoffel symbols, and one forward-mode product of a ``dim`` x
         ``dim`` determinant. In a metric that is a constant form of the ambient entries :math:`\rho` is constant, and
-        :attr:`isometric` says so at no cost. Override it where
-        :math:`\rho` is known: the upper half-plane has :math:`\rho = y^{-2}`, hence :math:`-2 v_y / y`.
+        :attr:`isometric` says so at no cost. Override it where :math:`\rho` is known: the upper half-plane has
+        :math:`\rho = y^{-2}`, hence :math:`-2 v_y / y`.
+
+        Compared with a covariant derivative, which needs the derivatives of the whole metric tensor or a transport, it
+        is a scalar that does not depend on the frame. It needs :meth:`to_tangent` to be the Euclidean projection.
 
         Args:
             x: points.
@@ -274,7 +277,7 @@ class Manifold(ABC):
         return error.reshape(*self.batch_shape(x), -1).amax(-1)
 
     def check_point(self, x: Tensor, name: str = "x") -> None:
-        """Raise :class:`ManifoldError` unless ``x`` are finite points of the manifold, to the tolerance of the dtype."""
+        """Raise :class:`ManifoldError` unless ``x`` are finite points of the manifold, to its dtype's tolerance."""
         self._check_tensor(x, name)
         if x.numel() == 0:
             return

@@ -24,26 +24,32 @@ def _lift(space: Tensor) -> Tensor:
 def _half_sinh_squared(x: Tensor, y: Tensor) -> Tensor:
     """``sinh^2(d / 2)``, smooth where the distance is not."""
     xs, ys = x[..., 1:], y[..., 1:]
-    d, total = xs - ys, x[..., 0] + y[..., 0]
-    height = (d * (xs + ys)).sum(-1) / total  # x_0 - y_0
-    near = ((d * d).sum(-1) - height.square()) / 4
+    d, total = xs - ys, x[..., :1] + y[..., :1]
+    squares = (d * (xs + ys)).sum(-1, keepdim=True)  # |x_s|^2 - |y_s|^2, without the cancellation
+    gap = (d * d).sum(-1, keepdim=True)
+    near = (gap - (squares / total).square()).squeeze(-1) / 4
     a, b = safe_norm(xs, keepdim=True), safe_norm(ys, keepdim=True)
+    # r_x - r_y = asinh((|x_s|^2 - |y_s|^2) / (a y_0 + b x_0)), and x_s / a - y_s / b = (d + (b - a) / b y_s) / a: close
+    # points keep the relative accuracy of their difference d at any distance from the origin.
+    both = a * y[..., :1] + b * x[..., :1]
+    apart = torch.asinh(squares / torch.where(both > 0, both, 1.0)).squeeze(-1)
+    a1, b1 = torch.where(a > 0, a, 1.0), torch.where(b > 0, b, 1.0)
+    turn = torch.where(gap < a * a, (d - squares / ((a1 + b1) * b1) * ys) / a1, xs / a1 - ys / b1)
     ab = (a * b).squeeze(-1)
-    radial = ((torch.asinh(a) - torch.asinh(b)) / 2).sinh().square().squeeze(-1)
-    turn = xs / torch.where(a > 0, a, 1.0) - ys / torch.where(b > 0, b, 1.0)
-    chord = ab * (turn * turn).sum(-1) / 4
     # Near the origin the direction of x_s or y_s has no meaning.
-    far = radial + torch.where(torch.minimum(a, b).squeeze(-1) < 1, (ab - (xs * ys).sum(-1)) / 2, chord)
-    return torch.where(total < 20, near, far)
+    angle = torch.where(
+        torch.minimum(a, b).squeeze(-1) < 1, (ab - (xs * ys).sum(-1)) / 2, ab * (turn * turn).sum(-1) / 4
+    )
+    return torch.where(total.squeeze(-1) < 6, near, (apart / 2).sinh().square() + angle)
 
 
 class Hyperboloid(NoncompactSymmetric):
     r"""Hyperbolic space of curvature -1.
 
     :math:`H^n = \{x \in \mathbb{R}^{n+1} : \langle x, x\rangle = -1,\ x_0 > 0\}` with
-    :math:`\langle u, v\rangle = -u_0 v_0 + \sum_i u_i v_i`; entry 0 is the time-like one, :math:`x_0 = \sqrt{1 +
-    |x_s|^2}`.
-    :math:`\exp_x(v) = \cosh|v|\, x + \sinh|v|\, v/|v|`. Distances never use acosh of a rounded product: near the origin
+    :math:`\langle u, v\rangle = -u_0 v_0 + \sum_i u_i v_i`; entry 0 is the time-like one,
+    :math:`x_0 = \sqrt{1 + |x_s|^2}`. :math:`\exp_x(v) = \cosh|v|\, x + \sinh|v|\, v/|v|`.
+    Distances never use acosh of a rounded product: near the origin
     :math:`\sinh^2(d/2) = \langle x-y, x-y\rangle/4`, far from it
     :math:`\sinh^2(d/2) = \sinh^2((r_x-r_y)/2) + \sinh r_x \sinh r_y \sin^2(\varphi/2)` in polar coordinates.
 
@@ -73,9 +79,9 @@ class Hyperboloid(NoncompactSymmetric):
         self.rho_squared = (n - 1) ** 2 / 4
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        # With v_0 = x_s . v_s / x_0 the product is u_s . v_s - u_0 v_0 near the origin and u_perp . v_perp + u_par
-        # v_par / x_0^2 elsewhere (par: along x_s), a sum without the cancellation of the Minkowski form, hence positive
-        # for u = v at any distance.
+        # With v_0 = x_s . v_s / x_0 the product is u_s . v_s - u_0 v_0, taken near the origin; elsewhere it is
+        # u_perp . v_perp + u_par v_par / x_0^2 (par: along x_s), a sum without the cancellation of the Minkowski form,
+        # hence positive for u = v at any distance. Only for tangent vectors: the time-like entries are not read.
         xs, us, vs = x[..., 1:], u[..., 1:], v[..., 1:]
         height = x[..., :1].square()
         near = height < 2
@@ -107,9 +113,12 @@ class Hyperboloid(NoncompactSymmetric):
         return 2 * torch.asinh(safe_sqrt(_half_sinh_squared(x, y)))
 
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        # 1 - <x, y> = 2 + 2 sinh^2(d/2)
-        scale = _minkowski(y, v) / (2 + 2 * _half_sinh_squared(x, y))
-        return v + scale.unsqueeze(-1) * (x + y)
+        # <y, v> = <y - x, v>, and y_0 - x_0 and 1 - <x, y> = 2 + 2 sinh^2(d/2) without cancellation
+        total = x + y
+        d = y[..., 1:] - x[..., 1:]
+        rise = (d * total[..., 1:]).sum(-1) / total[..., 0]
+        scale = ((d * v[..., 1:]).sum(-1) - rise * v[..., 0]) / (2 + 2 * _half_sinh_squared(x, y))
+        return v + scale.unsqueeze(-1) * total
 
     def random_tangent(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         normal = torch.randn(*x.shape[:-1], self.n, generator=generator, dtype=x.dtype, device=x.device)

@@ -36,8 +36,7 @@ def times_hat(x: Tensor, w: Tensor) -> Tensor:
     return torch.linalg.cross(*torch.broadcast_tensors(x, w.unsqueeze(-2)), dim=-1)
 
 
-# Batched 3 x 3 algebra is fast when each entry is one contiguous array: matrices are (3, 3, *batch) inside exp, log and
-# dist.
+# Batched 3 x 3 algebra is fast when each entry is one contiguous array: exp, log and dist work on (3, 3, *batch).
 
 
 def _planes(x: Tensor) -> Tensor:
@@ -116,11 +115,10 @@ def _relative_quaternion(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 class SO3(Spectral, LieGroup):
     r"""The rotation group SO(3) with the bi-invariant metric in which distance is the rotation angle.
 
-    A tangent vector at R is :math:`R\,\Omega` with :math:`\Omega` skew; :math:`\langle U, V\rangle = \tfrac12
-    \mathrm{tr}\,U^\top V`,
-    :math:`\exp_R(R\,\Omega) = R\,e^{\Omega}`. Volume :math:`8\pi^2`. ``log`` goes through the unit quaternion of
-    :math:`R^\top S`: it has no singular branch at 0 or pi; for a rotation by exactly pi it takes the axis whose largest
-    entry is positive.
+    A tangent vector at R is :math:`R\,\Omega` with :math:`\Omega` skew;
+    :math:`\langle U, V\rangle = \tfrac12 \mathrm{tr}\,U^\top V`, :math:`\exp_R(R\,\Omega) = R\,e^{\Omega}`.
+    Volume :math:`8\pi^2`. ``log`` goes through the unit quaternion of :math:`R^\top S`: it has no singular branch at 0
+    or pi; for a rotation by exactly pi it takes the axis whose largest entry is positive.
 
     Example:
         >>> import torch

@@ -97,29 +97,33 @@ class KernelDensity(HeatKernelDensity):
     ) -> KernelDensity:
         """Choose the bandwidth on validation points, to about 1 %.
 
-        The best of a grid, which is continued upwards while its largest is best, then of ever finer grids around the
-        best so far.
+        The best of a grid on at most 500 of the points, continued upwards while its largest is best; then, on all
+        points, the best of two ever finer grids around it, and the minimum of a parabola through the last three.
         """
         _check_data(manifold, train, val)
-        seen: dict[float, float] = {}
 
-        def look(bandwidths: Sequence[float]) -> float:
-            """Evaluate new bandwidths and return the best so far."""
-            means = log_density_grid(manifold, val, train, [h * h for h in bandwidths]).mean(0)
-            seen.update(zip(bandwidths, (-means).tolist(), strict=True))
-            return min(seen, key=lambda h: seen[h])
+        def losses(bandwidths: Sequence[float], points: Tensor) -> list[float]:
+            return (-log_density_grid(manifold, points, train, [h * h for h in bandwidths]).mean(0)).tolist()
 
         grid = sorted(_check_bandwidths(bandwidths))
-        best = look(grid)
-        for _ in range(40):
-            if best < max(seen):
-                break
-            best = look([2 * best])
-        for _ in range(3):
-            ordered = sorted(seen)
-            i = ordered.index(best)
-            low, high = ordered[max(i - 1, 0)], ordered[min(i + 1, len(ordered) - 1)]
-            best = look([low * (high / low) ** ((j + 1) / 8) for j in range(7)])
+        ratio = (grid[-1] / grid[0]) ** (1 / max(len(grid) - 1, 1)) if len(grid) > 1 else 2.0
+        some = val[:: -(-len(val) // 500)]
+        coarse = losses(grid, some)
+        while coarse[-1] == min(coarse) and len(grid) < 100:
+            grid.append(grid[-1] * max(ratio, 1.5))
+            coarse += losses(grid[-1:], some)
+        best = grid[coarse.index(min(coarse))]
+        near, fine = [best], [math.inf]
+        for _ in range(2):
+            near = [best * ratio ** (j / 4) for j in range(-4, 5)]
+            fine = losses(near, val)
+            best, ratio = near[fine.index(min(fine))], ratio**0.25
+        i = min(max(fine.index(min(fine)), 1), len(near) - 2)
+        bend = fine[i - 1] - 2 * fine[i] + fine[i + 1]
+        if bend > 0:
+            shift = (fine[i - 1] - fine[i + 1]) / (2 * bend)
+            top = near[i] * ratio ** min(max(shift, -1.0), 1.0)
+            best = top if losses([top], val)[0] <= min(fine) else best
         return cls(manifold, train, best, nll(log_density_grid(manifold, val, train, [best * best])[:, 0]))
 
     def _log_prob(self, x: Tensor, tau: float) -> Tensor:
@@ -164,12 +168,14 @@ class KernelMixture(HeatKernelDensity):
         if uniform is not None:
             matrix = torch.cat([matrix, torch.full_like(matrix[:, :1], uniform)], 1)
         weights, _ = em_weights(matrix)
-        weights = torch.where(weights > 1e-6, weights, torch.zeros_like(weights))
+        kept = weights > 1e-6
+        kept[0] |= not bool(kept[: len(hs)].any())  # a mixture has a kernel
+        weights = torch.where(kept, weights.clamp_min(1e-6), torch.zeros_like(weights))
         weights = weights / weights.sum()
         value = nll(torch.logsumexp(matrix + weights.log(), 1))
-        kept = [(h, float(w)) for h, w in zip(hs, weights, strict=False) if w > 0]
+        used = [(h, float(w)) for h, w in zip(hs, weights, strict=False) if w > 0]
         uniform_weight = float(weights[-1]) if uniform is not None else 0.0
-        return cls(manifold, train, tuple(h for h, _ in kept), tuple(w for _, w in kept), uniform_weight, value)
+        return cls(manifold, train, tuple(h for h, _ in used), tuple(w for _, w in used), uniform_weight, value)
 
     def _log_prob(self, x: Tensor, tau: float) -> Tensor:
         matrix = log_density_grid(self.manifold, x, self.centres, [h * h + tau for h in self.bandwidths])
@@ -319,9 +325,9 @@ def _neighbour_distances(manifold: Manifold, x: Tensor, ks: Sequence[int]) -> li
 
     double = x.double()
     e = embedding(manifold, double).cpu().numpy()
-    _, nearest = KDTree(e).query(e, k=[k + 1 for k in ks])  # the first is the point itself, or a repeat of it
+    _, nearest = KDTree(e).query(e, k=max(ks) + 1)  # the first is the point itself, or a repeat of it
     index = torch.as_tensor(nearest, device=x.device)
-    return [manifold.dist(double, double[index[:, j]]) for j in range(len(ks))]
+    return [manifold.dist(double, double[index[:, k]]) for k in ks]
 
 
 def _check_data(manifold: Manifold, train: Tensor, val: Tensor) -> None:

@@ -2,8 +2,8 @@
 
 On spheres and SO(3) the kernel is a function of the chord, which a matrix product gives for all pairs: it is read from
 a table, of the density in the squared chord at Brownian times of at least 0.005 and of its smooth factor in the chord
-below (relative error below 1e-5). Elsewhere the exact kernel is evaluated, in the dtype of the points. Sums over centres drop the pairs that can't
-contribute, by a bound from the chord.
+below (relative error below 1e-5). Elsewhere the exact kernel is evaluated, in the dtype of the points. Sums over
+centres drop the pairs that can't contribute, by a bound from the chord.
 """
 
 from __future__ import annotations
@@ -54,8 +54,11 @@ def _double(manifold: Manifold, x: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=32)
-def _table(manifold: Manifold, tau: float) -> tuple[Tensor, Tensor]:
-    """Values at equidistant nodes and their differences: density in chord^2, or smooth factor in the chord."""
+def _table(manifold: Manifold, tau: float) -> Tensor:
+    """Values at equidistant nodes of the density in chord^2, or of its smooth factor in the chord.
+
+    The differences to the next node are the imaginary parts, so that one look-up gives both.
+    """
     wide = tau >= _WIDE_TAU
     node = torch.linspace(0, 1, _NODES // _REFINE + 1, dtype=torch.float64)
     chord = 2 * (node.sqrt() if wide else node)
@@ -65,11 +68,11 @@ def _table(manifold: Manifold, tau: float) -> tuple[Tensor, Tensor]:
     points = manifold.exp(origin.expand(len(r), *manifold.point_shape), r.reshape(-1, *(1,) * origin.dim()) * direction)
     log_prob = heat_kernel(manifold).log_prob(points, origin, tau)
     values = _refine(log_prob.exp() if wide else log_prob + chord.square() / (2 * tau))
-    return values, torch.cat([values.diff(), values.new_zeros(1)])
+    return torch.complex(values, torch.cat([values.diff(), values.new_zeros(1)]))
 
 
 def _refine(coarse: Tensor) -> Tensor:
-    """Insert nodes by cubic Lagrange interpolation, which is local: a node that is not finite spoils no more than six intervals."""
+    """Insert nodes by cubic Lagrange interpolation, which is local: a bad node spoils the next intervals only."""
     last = len(coarse) - 1
     position = torch.arange(last * _REFINE + 1, dtype=torch.float64) / _REFINE
     first = (position.floor() - 1).clamp(0, last - 3)
@@ -82,18 +85,18 @@ def _refine(coarse: Tensor) -> Tensor:
     )
 
 
-def _interpolate(table: tuple[Tensor, Tensor], position: Tensor) -> Tensor:
-    values, steps = (t.to(position.device) for t in table)
+def _interpolate(table: Tensor, position: Tensor) -> Tensor:
     node = position.long().clamp_(max=_NODES)
-    return torch.addcmul(values.take(node), steps.take(node), position - node)
+    found = table.to(position.device).take(node)
+    return torch.addcmul(found.real, found.imag, position - node)
 
 
-def _density(table: tuple[Tensor, Tensor], s: Tensor) -> Tensor:
+def _density(table: Tensor, s: Tensor) -> Tensor:
     """Density at squared chords, for tau of at least 0.005."""
     return _interpolate(table, s * (_NODES / 4))
 
 
-def _log_density(table: tuple[Tensor, Tensor], s: Tensor, tau: float) -> Tensor:
+def _log_density(table: Tensor, s: Tensor, tau: float) -> Tensor:
     """Log density at squared chords, for tau below 0.005."""
     return _interpolate(table, s.sqrt() * (_NODES / 2)) - s / (2 * tau)
 
@@ -102,7 +105,7 @@ def heat_density(manifold: Manifold, x: Tensor, y: Tensor, taus: Sequence[float]
     """Heat kernel of all pairs, one matrix ``(n, m)`` per time, in the dtype of ``x``; the caller keeps n m small."""
     if not half_chord(manifold):
         kernel = heat_kernel(manifold)
-        return [kernel.log_prob(x.unsqueeze(1), y.unsqueeze(0), tau).exp() for tau in taus]
+        return [kernel.pairwise_log_prob(x, y, x.new_tensor([tau])).exp() for tau in taus]
     s = squared_chord(embedding(manifold, x.double()), embedding(manifold, y.double()))
     out = []
     for tau in taus:

@@ -115,12 +115,16 @@ class HeatPrior(nn.Module):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        centres = self.centres.to(dtype=dtype or self.centres.dtype, device=device or self.centres.device)
+        centres = self._centres(dtype or self.centres.dtype, device or self.centres.device)
         index = torch.randint(self.n_centres, (n,), generator=generator, device=centres.device)
         return heat_kernel(self.manifold).sample(centres[index], self.tau, generator=generator)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        return HeatKernelMixture(self.manifold, self.centres.to(x), self.tau).log_prob(x)
+        return HeatKernelMixture(self.manifold, self._centres(x.dtype, x.device), self.tau).log_prob(x)
+
+    def _centres(self, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+        """Centres in another dtype, on the manifold to its precision."""
+        return self.manifold.project(self.centres.to(dtype=dtype, device=device))
 
 
 @singledispatch

@@ -92,7 +92,7 @@ class ProductProcess(Process):
     def _join_scalars(self, parts: Sequence[Tensor], t: Tensor) -> Tensor:
         """One per-point scalar per factor, repeated over the factor's entries of the flat tensor."""
         flat = [
-            a.reshape(*t.shape, -1).expand(*t.shape, math.prod(f.point_shape)) for a, f in zip(parts, self.manifold.factors, strict=True)
+            a.flatten(t.dim()).expand(*t.shape, math.prod(f.point_shape)) for a, f in zip(parts, self.manifold.factors, strict=True)
         ]
         return torch.cat(flat, -1)
 

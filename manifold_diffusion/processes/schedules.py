@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._errors import ConfigError
-from ..manifolds import Manifold, Product, Spectral
+from ..manifolds import Manifold, NoncompactSymmetric, Product, Spectral
 
 __all__ = ["LinearSchedule", "LogSchedule", "Schedule", "default_schedule"]
 
@@ -101,13 +101,23 @@ def mixing_time(manifold: Spectral, kl: float = 1e-6) -> float:
 
 @singledispatch
 def default_schedule(manifold: Manifold, tau_min: float = 1e-5) -> Schedule:
-    """A :class:`LogSchedule` from ``tau_min`` to mixing: a distance from uniform below 1e-6 nats where the spectrum is known, tau_max = 10 elsewhere."""
+    """A :class:`LogSchedule` from ``tau_min`` to mixing: within 1e-6 nats of uniform where the spectrum is known, tau_max = 10 elsewhere.
+
+    On a non-compact symmetric space, where Brownian motion runs away at speed rho, tau_max is such that it stays within distance 8, where
+    float32 coordinates are good.
+    """
     return LogSchedule(tau_min, 10.0)
 
 
 @default_schedule.register
 def _(manifold: Spectral, tau_min: float = 1e-5) -> Schedule:
     return LogSchedule(tau_min, mixing_time(manifold))
+
+
+@default_schedule.register
+def _(manifold: NoncompactSymmetric, tau_min: float = 1e-5) -> Schedule:
+    # rho tau + 4 sqrt(tau) = 8
+    return LogSchedule(tau_min, (16 / (4 + math.sqrt(16 + 32 * math.sqrt(manifold.rho_squared)))) ** 2)
 
 
 @default_schedule.register

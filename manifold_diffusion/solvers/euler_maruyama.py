@@ -20,9 +20,11 @@ __all__ = ["GeodesicEulerMaruyama"]
 class GeodesicEulerMaruyama(Solver[SDETerm]):
     r"""Geodesic random walk. Weak order 1, one stage, no error estimate.
 
-    :math:`x' = \exp_x\big(h\, b(t, x) + \sqrt{|h|}\, g(t, x)\, \xi\big)`, where :math:`\xi` is standard normal in the metric of the tangent space at x, so the walk converges to :math:`dX = b\,dt
-    + g\,dB` with B the Brownian motion of generator :math:`\Delta/2`. For a reverse-time equation h is negative and
-    the drift already holds the score.
+    .. math:: x' = \exp_x\big(h\, b(t, x) + \sqrt{|h|}\, g(t, x)\, \xi\big)
+
+    :math:`\xi` is standard normal in the metric of the tangent space at x, so the walk converges to
+    :math:`dX = b\,dt + g\,dB` with B the Brownian motion of generator :math:`\Delta/2`. For a reverse-time equation h
+    is negative and the drift already holds the score.
 
     Reference:
         Jorgensen, *The central limit problem for geodesic random walks*, 1975; De Bortoli et al., *Riemannian

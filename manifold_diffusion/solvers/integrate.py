@@ -184,7 +184,7 @@ class _Counter:
 
 
 class _FiniteCheck:
-    """Raises when points stop being finite: at once on a CPU, some steps later on an accelerator, where looking is dear.
+    """Raises when points stop being finite: at once on a CPU, some steps later on an accelerator.
 
     The time in the message is that of the first bad step in both cases: the accelerator keeps its number without being
     asked.
@@ -221,8 +221,9 @@ class _FiniteCheck:
     def _fail(self, t: float, x: Tensor) -> None:
         bad = ~x.isfinite().flatten(len(self.manifold.batch_shape(x))).all(-1)
         raise NumericsError(
-            f"{int(bad.sum())} of {bad.numel()} points became NaN or infinite in the step that ended at t = {t:.6g}. The "
-            "velocity is not finite or too large there: check the network and the data, take more steps, or use float64."
+            f"{int(bad.sum())} of {bad.numel()} points became NaN or infinite in the step that ended at t = {t:.6g}. "
+            "The velocity is not finite or too large there: check the network and the data, take more steps, or use "
+            "float64."
         )
 
 

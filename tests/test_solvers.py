@@ -125,13 +125,13 @@ FLOWS = {
     "Product": lambda: contraction(Product(Sphere(3), Euclidean(2), weights=[1.0, 2.0])),
 }
 COUNTS = {
-    GeodesicEuler(): (32, 64, 128),
-    GeodesicHeun(): (24, 48, 96),
-    GeodesicRK4(): (12, 24, 48),
-    DormandPrince(): (54, 80, 120),
+    GeodesicEuler(): (32, 64),
+    GeodesicHeun(): (24, 48),
+    GeodesicRK4(): (16, 32),
+    DormandPrince(): (40, 80),
     GeodesicHeun("normal"): (10, 20),
     GeodesicRK4("normal"): (6, 12),
-    DormandPrince("normal"): (30, 60),
+    DormandPrince("normal"): (50, 90),
 }
 
 
@@ -329,7 +329,7 @@ def test_live_memory_does_not_grow_with_the_steps(kind):
     M, most = Sphere(2), {}
     x = M.random_uniform(10, generator=seeded())
 
-    for n in (5, 50):
+    for n in (5, 25):
         live: list[weakref.ref] = []
         peak = 0
 
@@ -350,7 +350,7 @@ def test_live_memory_does_not_grow_with_the_steps(kind):
         else:
             log_likelihood(ODETerm(field), M, x, uniform_log_prob, solver=GeodesicRK4(), controller=ConstantSteps(n))
         most[n] = peak
-    assert most[50] <= most[5] <= 8
+    assert most[25] <= most[5] <= 8
 
 
 def test_live_memory_test_notices_a_trajectory():
@@ -542,13 +542,13 @@ def test_reverse_equation_with_the_exact_score_reproduces_the_data():
     M = Sphere(2)
     law = mixture(M, torch.float32)
     mean = math.exp(-0.1 - LOW) * (law.weights[:, None] * law.centres).sum(0)
-    x, z = M.random_uniform(2000, generator=seeded()), {}
+    x, z = M.random_uniform(1000, generator=seeded()), {}
     for scale in (1.0, 0.7):
         term = SDETerm(
             lambda t, x, scale=scale: -scale * GROWTH * brownian_time(t)[:, None] * law.score(x, brownian_time(t)),
             lambda t, x: (GROWTH * brownian_time(t)).sqrt()[:, None],
         )
-        end = integrate(term, M, x, 1.0, 0.0, GeodesicEulerMaruyama(), ConstantSteps(200), generator=seeded(1)).x
+        end = integrate(term, M, x, 1.0, 0.0, GeodesicEulerMaruyama(), ConstantSteps(150), generator=seeded(1)).x
         z[scale] = max(z_score(end[:, i], float(mean[i])) for i in range(3))
     assert z[1.0] <= 5 < z[0.7]
 
@@ -655,7 +655,7 @@ def test_one_probe_has_no_standard_error():
 
 def test_hutchinson_order_is_that_of_the_scheme():
     """Transported probes are smooth along a trajectory: the estimate for given probes converges with order 4."""
-    reference = hutchinson(10, 1, solver=GeodesicRK4(), controller=ConstantSteps(96))[0]
+    reference = hutchinson(10, 1, solver=GeodesicRK4(), controller=ConstantSteps(48))[0]
     errors = [
         float((hutchinson(10, 1, solver=GeodesicRK4(), controller=ConstantSteps(n))[0] - reference).abs().max())
         for n in (6, 12)

@@ -37,7 +37,6 @@ def main() -> None:
     def say(text: str) -> None:
         print(f"[{time.perf_counter() - start:5.0f} s] {text}", flush=True)
 
-    torch.manual_seed(args.seed)  # of the initial weights
     airports = load_airports()
     data = split(airports.points, seed=args.seed)
     train, val, test = (data.train[:500], data.val[:100], data.test[:100]) if args.smoke else (data.train, data.val, data.test)

@@ -102,11 +102,14 @@ def parse(
         config = merge(config, _tidy(layer, known, where))
     for key in ("config", "print_config"):
         config.setdefault(key, None if key == "config" else False)
+    parts = config.pop("model", {}) if _PARTS[0] in known else {}  # jsonargparse would complete their arguments itself
     try:
-        values = parser.parse_object(config)
+        values = parser.parse_object(config).as_dict()
     except ArgumentError as error:
         raise ConfigError(_readable(str(error))) from error
-    return values.as_dict()
+    if parts:
+        values["model"] = {**values["model"], **parts}
+    return values
 
 
 def _layers(
@@ -199,14 +202,10 @@ def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
     out = dict(low)
     for key, value in high.items():
         old = out.get(key)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        other_class = (
-            both
-            and value.get("class_path") is not None
-            and old.get("class_path") is not None
-            and value["class_path"] != old["class_path"]
-        )
-        out[key] = merge(old, value) if both and not other_class else value
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            classes = {c for c in (old.get("class_path"), value.get("class_path")) if c is not None}
+            value = merge(old, value) if len(classes) < 2 else value
+        out[key] = value
     return out
 
 

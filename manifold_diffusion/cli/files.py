@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._errors import ConfigError, DataError
+from .._errors import CheckpointError, ConfigError, DataError
 from .._typing import Batch
 from ..data import PointSet, load_airports, load_csv, load_npz, points_to_latlon, split
 from ..manifolds import Euclidean, Manifold, Sphere
@@ -131,23 +131,36 @@ def load_data(options: Mapping[str, Any], manifold: Manifold, cond_dim: int = 0)
             raise DataError(f"{path}: {len(conditions)} conditions for {len(points)} points.")
     if conditions is None:
         parts = split(points, options["fractions"], options["split_seed"])
-        batches = [Batch(getattr(parts, part)) for part in ("train", "val", "test")]
-        return Data(points.name, points.source, *batches, parts.n_duplicates)
+        train, val, test = Batch(parts.train), Batch(parts.val), Batch(parts.test)
+        return Data(points.name, points.source, train, val, test, parts.n_duplicates)
     rows = torch.arange(len(points), dtype=torch.float64)[:, None]  # row numbers are split, so that pairs stay together
     chosen = split(rows, options["fractions"], options["split_seed"], unique=False)
-    index = [getattr(chosen, part)[:, 0].long() for part in ("train", "val", "test")]
-    batches = [Batch(points.points[i], conditions[i]) for i in index]
-    return Data(points.name, points.source, *batches, 0)
+    index = [rows[:, 0].long() for rows in (chosen.train, chosen.val, chosen.test)]
+    train, val, test = (Batch(points.points[i], conditions[i]) for i in index)
+    return Data(points.name, points.source, train, val, test, 0)
 
 
 def _read(path: str, manifold: Manifold, columns: Any, options: Mapping[str, Any]) -> PointSet:
     if Path(path).suffix.lower() in (".npz", ".npy"):
         if columns is not None:
             raise ConfigError("data.columns is for tables; an NPZ file has arrays: name one with --data.key.")
-        return load_npz(path, manifold, options["key"], options["coordinates"])
+        points = load_npz(path, manifold, options["key"], options["coordinates"])
+        _check_stated_manifold(path, manifold)
+        return points
     if options["key"] is not None:
         raise ConfigError("data.key is for NPZ files; a table has columns: name them with --data.columns.")
     return load_csv(path, manifold, _as_columns(columns), options["coordinates"])
+
+
+def _check_stated_manifold(path: str, manifold: Manifold) -> None:
+    """Compare with the manifold that a file of ``sample`` names: points of one may pass for points of another."""
+    import numpy as np
+
+    if Path(path).suffix.lower() == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            stated = str(arrays["manifold"]) if "manifold" in arrays.files else repr(manifold)
+        if stated != repr(manifold):
+            raise DataError(f"{path} holds points of {stated}; the model is on {manifold}.")
 
 
 def _conditions(path: str, cond: Any, cond_dim: int) -> Tensor:
@@ -180,9 +193,12 @@ def open_model(folder: str, trusted: Sequence[str] = (), device: str = "cpu") ->
     Raises:
         CheckpointError: there is none, or it is truncated or altered.
     """
-    from .._errors import CheckpointError
     from ..models import RiemannianDiffusion
 
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {device} can't be used: {str(error).splitlines()[0]}") from error
     if folder.startswith("hf://"):
         return RiemannianDiffusion.from_pretrained(folder.removeprefix("hf://"), trusted=trusted, device=device)
     path = Path(folder)

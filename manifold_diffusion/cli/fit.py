@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .._errors import CheckpointError, ConfigError
+from .._config import nearest
+from .._errors import CheckpointError, ConfigError, ManifoldDiffusionError
 from ..models import RiemannianDiffusion
 from .arguments import HelpShown, new_parser, parse, read_yaml, to_yaml
 from .build import build_model, model_section
@@ -26,7 +28,7 @@ __all__ = ["run"]
 _MAX_VALIDATION = 5000
 _MAX_DRAWN = 2000
 
-_NOT_OPTIONS = {
+_NOT_OPTIONS: set[str | int] = {
     *("network", "objective", "data", "manifold", "val", "cond", "val_cond", "val_metric", "seed", "generator"),
     *("out_dir", "resume", "overwrite", "callbacks", "fingerprint"),
 }
@@ -42,6 +44,7 @@ def run(argv: Sequence[str]) -> int:
             given = parse(parser, argv, base=read_yaml(Path(given["out_dir"], "config.yaml")))
     except HelpShown:
         return 0
+    _check_trainer_options(given["trainer"]["trainer_options"])
     model = build_model(given["model"], given["seed"], given["trusted"])
     resolved = _resolved(given, model)
     if given["print_config"]:
@@ -95,6 +98,15 @@ def _resolved(given: dict[str, Any], model: RiemannianDiffusion) -> dict[str, An
     return {"model": model_section(model), **{k: v for k, v in given.items() if k not in once}}
 
 
+def _check_trainer_options(options: Mapping[str, Any] | None) -> None:
+    from pytorch_lightning import Trainer
+
+    known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
+    for name in options or {}:
+        if name not in known:
+            raise ConfigError(f"Unknown key 'trainer.trainer_options.{name}'{nearest(name, known)}")
+
+
 def _check_network(model: RiemannianDiffusion, data: Data) -> None:
     """Call the network once, so that one of the wrong kind fails here and not in the first step."""
     x = data.train.x[:2]
@@ -128,6 +140,7 @@ def _train(
     model: RiemannianDiffusion, data: Data, config: dict[str, Any], folder: Path, resume: bool, overwrite: bool
 ) -> FitResult:
     from pytorch_lightning import Callback, LightningModule, Trainer
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
     from ..training import ManifoldDataModule, SampleFigure
 
@@ -149,9 +162,14 @@ def _train(
         callbacks.append(SampleFigure(_drawing(model, data, seed), config["figure_every"], folder / "figures"))
     if options["max_steps"] is None and options["max_time"] is None:
         del options["max_steps"]  # the default of the model
-    return model.fit(
-        module, seed=seed, out_dir=folder, resume=resume, overwrite=overwrite, callbacks=callbacks, **options
-    )
+    try:
+        return model.fit(
+            module, seed=seed, out_dir=folder, resume=resume, overwrite=overwrite, callbacks=callbacks, **options
+        )
+    except ManifoldDiffusionError:
+        raise
+    except (MisconfigurationException, ValueError) as error:  # what Lightning says of its options
+        raise ConfigError(f"Training can't be run with these options of the trainer: {error}") from error
 
 
 def _finish(

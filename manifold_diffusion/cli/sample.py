@@ -66,7 +66,7 @@ def run(argv: Sequence[str]) -> int:
     )
     points = states[-1] if given["trajectory"] else states
     log_prob = model.log_prob(points, cond).cpu() if given["log_prob"] else None
-    if suffix == ".npz":
+    if given["out"] is not None and suffix == ".npz":
         arrays = {"points": points.cpu().numpy(), "manifold": repr(model.manifold)}
         if log_prob is not None:
             arrays["log_prob"] = log_prob.numpy()

@@ -17,7 +17,7 @@ from ._transport import chi_range, log_sphere_area, radial_transport
 
 __all__ = ["CompactTables"]
 
-_VERSION = 1
+_VERSION = 3
 _CELLS, _DEGREE, _NODES, _STEPS = 24, 7, 128, 192
 _LAYER = 0.002  # radial nodes are equally spaced in log(1 + cos r + _LAYER): dense near the cut locus, even in r at both ends
 
@@ -34,6 +34,7 @@ class _Torch:
     drop: Patches
     peak: Patches
     step: Patches | Image
+    step_inverse: Patches | Image
 
 
 class CompactTables:
@@ -59,7 +60,6 @@ class CompactTables:
         self.cells = math.ceil(full / width)
         self.time_max = self.cells * width
         self.tau_end = self.tau_c * math.expm1(self.time_max)
-        self.step_scale = 2.5 / law.dim if isinstance(law, SphereLaw) else 2.0
         # Decay rate of the smooth stand-in for the peak: (2 pi (1 - exp(-k tau)) / k)^(-d/2) is 1/V at infinity.
         self.decay = 2 * math.pi * math.exp(-2 * law.log_volume / law.dim)
 
@@ -71,7 +71,6 @@ class CompactTables:
             key = {
                 "version": _VERSION, "law": self.name, "tau_c": self.tau_c, "cells": self.cells, "time_max": self.time_max,
                 "degree": _DEGREE, "nodes": _NODES, "steps": _STEPS, "layer": _LAYER, "cross_over": self.law.cross_over,
-                "step_scale": self.step_scale,
             }  # fmt: skip
             self._arrays = cached_arrays(self.name, key, self._build)
         return self._arrays
@@ -90,13 +89,13 @@ class CompactTables:
         inverse, drop = values.inverse[:, ::-1], values.drop[:, ::-1]
         peak = values.log_peak + law.dim / 2 * np.log(-2 * math.pi * np.expm1(-self.decay * tau) / self.decay)
         q = np.linspace(*chi_range(law.dim), _STEPS + 1)
-        step = np.stack([self._step_row(*row, nodes, q) for row in zip(tau, values.log_peak, inverse, drop, strict=True)])
+        step = np.stack([self._step_row(*row, nodes, q) for row in zip(tau, values.log_peak, drop, strict=True)])
         shape = (self.cells, _DEGREE + 1)
         arrays = {
             "inverse": inverse.reshape(*shape, -1),
             "drop": drop.reshape(*shape, -1),
             "peak": peak.reshape(*shape, 1),
-            "step": step.transpose(1, 0, 2).reshape(2, *shape, -1),
+            "step": step.reshape(*shape, -1),
         }
         for k, v in arrays.items():
             if not np.isfinite(v).all():
@@ -104,13 +103,13 @@ class CompactTables:
         return arrays
 
     def _step_row(
-        self, tau: float, log_peak: float, inverse: np.ndarray, drop: np.ndarray, nodes: np.ndarray, q: np.ndarray
+        self, tau: float, log_peak: float, drop: np.ndarray, nodes: np.ndarray, q: np.ndarray
     ) -> np.ndarray:
-        """``r / (scale q)`` and P at r(q) for one time."""
+        """``r / (sqrt(tau) q)`` for one time."""
         from scipy.interpolate import make_interp_spline
 
         law = self.law
-        spline = make_interp_spline(nodes, np.stack([drop, inverse], 1), k=7)
+        spline = make_interp_spline(nodes, drop, k=7)
         s = float(law.scale(np.array(tau)))
         flat = law.dim - 1 if isinstance(law, SphereLaw) else 2
         area = log_sphere_area(law.dim) + (0 if isinstance(law, SphereLaw) else flat * math.log(2))
@@ -119,14 +118,13 @@ class CompactTables:
             return np.log(2 * np.cos(r / 2) ** 2 + _LAYER)
 
         def log_law(r: np.ndarray) -> np.ndarray:
-            return log_peak - 2 * np.sin(r / 2) ** 2 / s * spline(coordinate(r))[:, 0] + law.log_area(r) + area
+            return log_peak - 2 * np.sin(r / 2) ** 2 / s * spline(coordinate(r)) + law.log_area(r) + area
 
         r_max = min(math.pi, math.sqrt(tau) * (math.sqrt(law.dim) + 14))
         r, start = radial_transport(law.dim, log_law, r_max, q, end=math.pi)
-        scale = math.sqrt(tau / (1 + tau / self.step_scale))
+        scale = math.sqrt(tau)
         with np.errstate(invalid="ignore", divide="ignore"):
-            ratio = np.where(q > 0, r / (scale * q), start / scale)
-        return np.stack([ratio, spline(coordinate(r))[:, 1]])
+            return np.where(q > 0, r / (scale * q), start / scale)
 
     # ------------------------------------------------------------------ looking up
 
@@ -154,13 +152,17 @@ class CompactTables:
 
         # The peak depends on time alone: one radial cell, degree 0.
         peak = fit(np.repeat(cells["peak"], 2, -1), np.array([0.0, 1.0]), degree, 1)[..., :1]
+        inverse = patches(fit(cells["inverse"], nodes, degree, spline)[None], nodes)
         return _Torch(
-            inverse=patches(fit(cells["inverse"], nodes, degree, spline)[None], nodes),
+            inverse=inverse,
             drop=patches(fit(cells["drop"], nodes, degree, spline)[None], nodes),
             peak=patches(peak[None], np.array([0.0, 1.0])),
-            step=patches(np.stack([fit(v, q, degree, 5) for v in a["step"]]), q)
+            step=patches(fit(a["step"], q, degree, 5)[None], q)
             if dtype == torch.float64
-            else Image(a["step"], (0.0, self.time_max), (float(q[0]), float(q[-1])), device),
+            else Image(a["step"][None], (0.0, self.time_max), (float(q[0]), float(q[-1])), device),
+            step_inverse=inverse
+            if dtype == torch.float64
+            else Image(a["inverse"][None], (0.0, self.time_max), (float(nodes[0]), float(nodes[-1])), device),
         )
 
     def time(self, tau: Tensor) -> Tensor:
@@ -200,14 +202,14 @@ class CompactTables:
         """:meth:`pull` for a matrix ``(queries, centres)`` with a time per centre."""
         return self.inverse_scale(tau) / self.tables(versine).inverse.at_time(self.time(tau), self.coordinate(2 - versine))
 
-    def step(self, q: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
-        """Radius for a Gaussian tangent vector of length ``q``, and the pull there."""
-        ratio, inverse = self.tables(q).step(self.time(tau), q)
-        late = tau.clamp_max(self.tau_end)
-        r = (late / (1 + late / self.step_scale)).sqrt() * q * ratio
-        if q.dtype == torch.float64:  # the image's P is good to 1e-4 in float32; here the radial table is worth its price
-            return r, self.pull(2 * (r / 2).cos().square(), tau)
-        return r, self.inverse_scale(tau) / inverse
+    def step(self, q: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Radius for a Gaussian tangent vector of length ``q``, its cosine, and the pull there."""
+        tables, time = self.tables(q), self.time(tau)
+        (ratio,) = tables.step(time, q)
+        r = tau.clamp_max(self.tau_end).sqrt() * q * ratio
+        cos = r.cos()
+        (inverse,) = tables.step_inverse(time, (cos + (1 + _LAYER)).log())
+        return r, cos, self.inverse_scale(tau) / inverse
 
 
 def sphere_tables(n: int) -> CompactTables:

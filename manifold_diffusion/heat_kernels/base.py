@@ -108,7 +108,7 @@ def brownian_time(tau: Tensor | float, like: Tensor, largest: float = math.inf) 
     if isinstance(tau, Tensor):
         if tau.device.type == "cpu" and tau.numel() and not torch.compiler.is_compiling() and not _is_wrapped(tau):
             low, high = torch.aminmax(tau.detach())
-            _check(float(low), float(high), largest)
+            _check(low.item(), high.item(), largest)
         return tau if tau.dtype == like.dtype and tau.device == like.device else tau.to(like)
     value = float(tau)
     _check(value, value, largest)

@@ -70,9 +70,9 @@ class SO3Kernel(HeatKernel):
         def draw(x0: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
             xi = torch.randn(*x0.shape[:-2], 3, generator=generator, dtype=x0.dtype, device=x0.device)
             q = torch.linalg.vector_norm(xi, dim=-1).clamp_min(1e-30)
-            r, pull = self._radial.step(q, tau)
+            r, cosine, pull = self._radial.step(q, tau)
             axis = (xi / q.unsqueeze(-1)).unsqueeze(-2)
-            cos, sin = _column(r.cos()), _column(r.sin())
+            cos, sin = _column(cosine), _column(r.sin())
             # Rows of x0 hat(axis) are cross products; R = I + sin hat(axis) + (1 - cos) hat(axis)^2.
             once = torch.linalg.cross(x0, axis)
             twice = torch.linalg.cross(once, axis)

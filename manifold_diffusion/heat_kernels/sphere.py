@@ -70,8 +70,8 @@ class SphereKernel(HeatKernel):
             xi = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
             xi = torch.addcmul(xi, (xi * x0).sum(-1, keepdim=True), x0, value=-1)
             q = torch.linalg.vector_norm(xi, dim=-1).clamp_min(1e-30)
-            r, pull = self._radial.step(q, tau)
-            cos, sin = r.cos(), r.sin()
+            r, cos, pull = self._radial.step(q, tau)
+            sin = r.sin()
             along = sin / q
             x = torch.addcmul(cos.unsqueeze(-1) * x0, along.unsqueeze(-1), xi)
             # The vector of length sin r that points back is x0 - cos(r) x = sin(r) (sin(r) x0 - cos(r) xi / q).

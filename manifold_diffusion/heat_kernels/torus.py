@@ -13,9 +13,9 @@ from .base import HeatKernel, KernelSample, brownian_time, heat_kernel
 __all__ = ["TorusKernel", "wrap_angle", "wrapped_log_prob", "wrapped_score"]
 
 _TWO_PI = 2 * math.pi
-# Below the cross-over three images leave out exp(-4 pi^2 / tau) = 5e-15; above it eight harmonics leave out exp(-81 tau / 2) = 8e-22.
-_CROSS_OVER = 1.2
-_HARMONICS = 8
+# Below the cross-over three images leave out exp(-4 pi^2 / tau), above it h harmonics leave out exp(-(h + 1)^2 tau / 2).
+_CROSS_OVER = {torch.float64: (1.2, 8)}  # 5e-15, 8e-22
+_SINGLE = (2.4, 3)  # 7e-8, 5e-9
 
 
 def wrap_angle(d: Tensor) -> Tensor:
@@ -25,16 +25,16 @@ def wrap_angle(d: Tensor) -> Tensor:
 
 def _images(d: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
     """Weights of the images d - 2 pi and d + 2 pi relative to d."""
-    t = tau.clamp_max(2 * _CROSS_OVER)
+    t = tau.clamp_max(5.0)
     return ((d - math.pi) * (_TWO_PI / t)).exp(), ((-d - math.pi) * (_TWO_PI / t)).exp()
 
 
-def _harmonics(d: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
+def _harmonics(d: Tensor, tau: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Clenshaw sums of ``1 + 2 sum_k q^(k^2) cos(k d)`` and of ``2 sum_k k q^(k^2) sin(k d)``, q = exp(-tau/2)."""
-    t = tau.clamp_min(_CROSS_OVER / 2)
+    t = tau.clamp_min(0.6)  # where the branch is not taken its logarithm must still be finite
     c, zero = 2 * d.cos(), torch.zeros_like(d * t)
     b1, b2, s1, s2 = zero, zero, zero, zero
-    for k in range(_HARMONICS, 0, -1):
+    for k in range(count, 0, -1):
         q = 2 * (-k * k / 2 * t).exp()
         b1, b2 = q + c * b1 - b2, b1
         s1, s2 = k * q + c * s1 - s2, s1
@@ -43,18 +43,20 @@ def _harmonics(d: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
 
 def wrapped_log_prob(d: Tensor, tau: Tensor) -> Tensor:
     """Log density per angle at the wrapped difference ``d``; ``tau`` broadcasts."""
+    cross_over, count = _CROSS_OVER.get(d.dtype, _SINGLE)
     e1, e2 = _images(d, tau)
     near = -d.square() / (2 * tau) - 0.5 * (_TWO_PI * tau).log() + torch.log1p(e1 + e2)
-    far = _harmonics(d, tau)[0].log() - math.log(_TWO_PI)
-    return torch.where(tau < _CROSS_OVER, near, far)
+    far = _harmonics(d, tau, count)[0].log() - math.log(_TWO_PI)
+    return torch.where(tau < cross_over, near, far)
 
 
 def wrapped_score(d: Tensor, tau: Tensor) -> Tensor:
     """Derivative of :func:`wrapped_log_prob` in ``d``."""
+    cross_over, count = _CROSS_OVER.get(d.dtype, _SINGLE)
     e1, e2 = _images(d, tau)
     near = -(d + _TWO_PI * (e2 - e1) / (1 + e1 + e2)) / tau
-    density, slope = _harmonics(d, tau)
-    return torch.where(tau < _CROSS_OVER, near, -slope / density)
+    density, slope = _harmonics(d, tau, count)
+    return torch.where(tau < cross_over, near, -slope / density)
 
 
 @heat_kernel.register(Torus)
@@ -65,7 +67,7 @@ class TorusKernel(HeatKernel):
         p_\tau(x \mid x_0) = \prod_i \sum_{k} \frac{e^{-(x_i - x_{0i} + 2\pi k)^2 / 2\tau}}{\sqrt{2\pi\tau}}
         = \prod_i \frac1{2\pi} \Big(1 + 2 \sum_{k \ge 1} e^{-k^2 \tau / 2} \cos k (x_i - x_{0i})\Big)
 
-    The images are summed below tau = 1.2, the Fourier series above. Sampling wraps a Gaussian and is exact.
+    The images are summed below tau = 1.2 (2.4 in float32), the Fourier series above. Sampling wraps a Gaussian and is exact.
 
     Args:
         manifold: a ``Torus(n)``.

@@ -14,12 +14,22 @@ from .embeddings import HeatFeatures, TimeEmbedding, TimeKind
 __all__ = ["TangentMLP"]
 
 
+def _linear(generator: torch.Generator, n_in: int, n_out: int, bias: bool = True) -> nn.Linear:
+    """A linear layer with the usual initial law, uniform up to 1 / sqrt(n_in), from its own generator."""
+    layer = nn.utils.skip_init(nn.Linear, n_in, n_out, bias=bias)
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, -1 / math.sqrt(n_in), 1 / math.sqrt(n_in), generator=generator)
+    return layer
+
+
 class _Block(nn.Module):
     """h + W2 silu(W1 silu(h) + context)."""
 
-    def __init__(self, width: int, context: int) -> None:
+    def __init__(self, generator: torch.Generator, width: int, context: int) -> None:
         super().__init__()
-        self.first, self.context, self.second = nn.Linear(width, width), nn.Linear(context, width, bias=False), nn.Linear(width, width)
+        self.first = _linear(generator, width, width)
+        self.context = _linear(generator, context, width, bias=False)
+        self.second = _linear(generator, width, width)
 
     def forward(self, h: Tensor, context: Tensor) -> Tensor:
         silu = nn.functional.silu
@@ -41,7 +51,7 @@ class TangentMLP(nn.Module):
         time_dim: size of the time embedding.
         time_embedding: ``"bumps"``, ``"fourier"`` or ``"learned"``.
         cond_dim: size of the condition; 0 for an unconditional network.
-        seed: of the random frequencies.
+        seed: of the random frequencies and of the initial weights; nothing touches the global generator.
 
     Example:
         >>> import torch
@@ -84,9 +94,10 @@ class TangentMLP(nn.Module):
         self.features = HeatFeatures(process.manifold, n_frequencies, max_frequency, seed)
         self.time = TimeEmbedding(time_dim, time_embedding)
         context = time_dim + cond_dim
-        self.lift = nn.Linear(self.features.dim + context, width)
-        self.blocks = nn.ModuleList(_Block(width, context) for _ in range(depth))
-        self.head = nn.Linear(width, self.manifold.frame_dim)
+        generator = torch.Generator().manual_seed(seed)
+        self.lift = _linear(generator, self.features.dim + context, width)
+        self.blocks = nn.ModuleList(_Block(generator, width, context) for _ in range(depth))
+        self.head = _linear(generator, width, self.manifold.frame_dim)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 

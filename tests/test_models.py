@@ -37,7 +37,9 @@ def oracle_model(manifold):
     schedule = LogSchedule(1e-3, 8.0 if isinstance(manifold, Hyperboloid) else 16.0)
     process = BrownianMotion(manifold, schedule)
     if isinstance(process.prior, HeatPrior):
-        process.prior = HeatPrior(manifold, schedule.tau_max + 0.1, 3)  # the terminal law of the mixture is a mixture again
+        process.prior = HeatPrior(
+            manifold, schedule.tau_max + 0.1, 3
+        )  # the terminal law of the mixture is a mixture again
         process.prior.centres.copy_(centres)
     process.double()
     network = Oracle(process, law)
@@ -63,7 +65,9 @@ def test_samples_of_the_exact_score_follow_the_law(manifold, method):
     manifold.check_point(x)
     result = mmd_permutation_test(x, truth, HeatGram(manifold), generator=torch.Generator().manual_seed(2))
     assert result.p_value > 1e-3
-    wider = law.sample(n, 0.1, generator=torch.Generator().manual_seed(1))  # negative control: a little more noise is seen
+    wider = law.sample(
+        n, 0.1, generator=torch.Generator().manual_seed(1)
+    )  # negative control: a little more noise is seen
     assert mmd_permutation_test(x, wider, HeatGram(manifold), generator=torch.Generator().manual_seed(2)).p_value < 0.01
 
 
@@ -87,9 +91,13 @@ def test_sampling_contract(manifold):
     nn.init.normal_(model.network.head.weight, std=0.01, generator=torch.Generator().manual_seed(0))
     steps = 40 if isinstance(manifold, Hyperboloid) else 3  # a few giant steps would leave the range of float32 there
     for method in ("ode", "sde"):
-        a, b = (model.sample(7, method=method, steps=steps, generator=torch.Generator().manual_seed(5)) for _ in range(2))
+        a, b = (
+            model.sample(7, method=method, steps=steps, generator=torch.Generator().manual_seed(5)) for _ in range(2)
+        )
         assert torch.equal(a, b)
-        path = model.sample(7, method=method, steps=steps, generator=torch.Generator().manual_seed(5), return_trajectory=True)
+        path = model.sample(
+            7, method=method, steps=steps, generator=torch.Generator().manual_seed(5), return_trajectory=True
+        )
         assert path.shape == (steps + 1, 7, *manifold.point_shape) and torch.equal(path[-1], a)
         manifold.check_point(path)
         assert model.sample(0, method=method, steps=3).shape == (0, *manifold.point_shape)

@@ -8,7 +8,15 @@ from manifold_diffusion.manifolds import SO3, Euclidean, Hyperboloid, Product, S
 from manifold_diffusion.networks import HeatFeatures, TangentMLP, TimeEmbedding
 from manifold_diffusion.processes import LogSchedule, default_process
 
-MANIFOLDS = [Euclidean(2), Sphere(2), Sphere(20), Torus(3), SO3(), Hyperboloid(2), Product(SO3(), Euclidean(3), Torus(2))]
+MANIFOLDS = [
+    Euclidean(2),
+    Sphere(2),
+    Sphere(20),
+    Torus(3),
+    SO3(),
+    Hyperboloid(2),
+    Product(SO3(), Euclidean(3), Torus(2)),
+]
 
 
 def batch(manifold, n=6):
@@ -93,4 +101,6 @@ def test_network_is_differentiable_forward_and_twice():
     _, forward = torch.func.jvp(lambda y: network(t, y), (x,), (direction,))
     h = 1e-2
     central = (network(t, x + h * direction) - network(t, x - h * direction)) / (2 * h)
-    assert LogSchedule is not None and torch.allclose(forward, central, rtol=0.05, atol=0.05 * float(forward.abs().max()))
+    assert LogSchedule is not None and torch.allclose(
+        forward, central, rtol=0.05, atol=0.05 * float(forward.abs().max())
+    )

@@ -37,7 +37,9 @@ def test_denoising_is_least_at_the_exact_score(manifold, weighting):
             return (1 + a) * process.scale(t) * law.score(x, process.schedule.tau(t))
 
         losses = [
-            objective.loss(lambda t, x, cond=None, a=a: network(t, x, a=a), Batch(x0), torch.Generator().manual_seed(seed))
+            objective.loss(
+                lambda t, x, cond=None, a=a: network(t, x, a=a), Batch(x0), torch.Generator().manual_seed(seed)
+            )
             for a in (-0.5, 0.5)
         ]
         slopes.append(losses[1] - losses[0])
@@ -45,7 +47,11 @@ def test_denoising_is_least_at_the_exact_score(manifold, weighting):
     assert abs(slope.mean()) < 5 * slope.std() / math.sqrt(len(slope))
     # Negative control: at 0.6 times the score the slope is not zero.
     off = [
-        objective.loss(lambda t, x, cond=None, a=a: a * process.scale(t) * law.score(x, process.schedule.tau(t)), Batch(law.sample(256, generator=torch.Generator().manual_seed(s))), torch.Generator().manual_seed(s))
+        objective.loss(
+            lambda t, x, cond=None, a=a: a * process.scale(t) * law.score(x, process.schedule.tau(t)),
+            Batch(law.sample(256, generator=torch.Generator().manual_seed(s))),
+            torch.Generator().manual_seed(s),
+        )
         for s in range(20)
         for a in (0.3, 0.9)
     ]
@@ -53,7 +59,11 @@ def test_denoising_is_least_at_the_exact_score(manifold, weighting):
     assert difference.mean() < -5 * difference.std() / math.sqrt(20)
 
 
-@pytest.mark.parametrize("manifold", [*SPACES, Euclidean(2), Product(Sphere(2), Torus(1)), Product(Sphere(2), Torus(1), weights=[3.0, 0.5])], ids=repr)
+@pytest.mark.parametrize(
+    "manifold",
+    [*SPACES, Euclidean(2), Product(Sphere(2), Torus(1)), Product(Sphere(2), Torus(1), weights=[3.0, 0.5])],
+    ids=repr,
+)
 def test_implicit_equals_denoising_up_to_a_constant(manifold):
     """E[implicit] - E[denoising] / 2 is the same for any two networks (Stokes)."""
     process = default_process(manifold, 3e-2).double()
@@ -72,8 +82,12 @@ def test_implicit_equals_denoising_up_to_a_constant(manifold):
     rows = []
     for seed in range(60):
         batch = Batch(x0[torch.randperm(4000, generator=torch.Generator().manual_seed(seed))[:400]])
-        implicit = [ImplicitScoreMatching(process).loss(f, batch, torch.Generator().manual_seed(seed)) for f in (network, zero)]
-        denoising = [DenoisingScoreMatching(process).loss(f, batch, torch.Generator().manual_seed(seed)) for f in (network, zero)]
+        implicit = [
+            ImplicitScoreMatching(process).loss(f, batch, torch.Generator().manual_seed(seed)) for f in (network, zero)
+        ]
+        denoising = [
+            DenoisingScoreMatching(process).loss(f, batch, torch.Generator().manual_seed(seed)) for f in (network, zero)
+        ]
         rows.append(implicit[0] - implicit[1] - (denoising[0] - denoising[1]) / 2)
     gap = torch.stack(rows)
     assert abs(gap.mean()) < 5 * gap.std() / math.sqrt(len(gap)), (gap.mean(), gap.std(), factor_weights)

@@ -18,10 +18,17 @@ from manifold_diffusion.processes import (
     Uniform,
     WrappedNormal,
     default_process,
-    default_schedule,
 )
 
-MANIFOLDS = [Euclidean(2), Sphere(2), Torus(3), SO3(), Hyperboloid(2), Product(SO3(), Euclidean(3)), Product(Sphere(2), Torus(1), weights=[2.0, 0.5])]
+MANIFOLDS = [
+    Euclidean(2),
+    Sphere(2),
+    Torus(3),
+    SO3(),
+    Hyperboloid(2),
+    Product(SO3(), Euclidean(3)),
+    Product(Sphere(2), Torus(1), weights=[2.0, 0.5]),
+]
 
 
 def points(manifold: Manifold, n: int, seed: int = 0, spread: float = 0.7) -> torch.Tensor:
@@ -75,15 +82,17 @@ def test_target_has_unit_scale(manifold):
     path = process.sample(points(manifold, 4000, spread=0.1), t, torch.Generator().manual_seed(1))
     # Each factor is measured in its own metric.
     unit = manifold.inner(path.x_t, path.target, path.target)
-    expected = manifold.dim if not hasattr(manifold, "weights") else sum(w * f.dim for f, w in zip(manifold.factors, manifold.weights, strict=True))
+    expected = (
+        manifold.dim
+        if not hasattr(manifold, "weights")
+        else sum(w * f.dim for f, w in zip(manifold.factors, manifold.weights, strict=True))
+    )
     assert abs(unit.mean() - expected) < 5 * unit.std() / math.sqrt(4000)
 
 
 @pytest.mark.parametrize("manifold", MANIFOLDS, ids=repr)
 def test_flow_conserves_mass(manifold):
-    """The transition density solves the continuity equation with the flow of its own score: d log p/dt = -div v - <score, v>."""
-    from manifold_diffusion.manifolds import divergence
-
+    """The transition density solves the continuity equation: d log p/dt = -div v - <score, v>."""
     process = default_process(manifold).double()
     x0, t = points(manifold, 5), torch.full((5,), 0.8, dtype=torch.float64)
     path = process.sample(x0, t, torch.Generator().manual_seed(2))
@@ -102,10 +111,8 @@ def test_flow_conserves_mass(manifold):
     for i in range(manifold.dim):
         e = basis[:, i]
         plus, minus = (flow.velocity(t, manifold.exp(x, s * step * e)) for s in (1, -1))
-        ends = [manifold.tangent_basis(x)[:, i] for _ in (0,)]
-        div += manifold.inner(x, (plus - minus) / (2 * step), ends[0])
+        div += manifold.inner(x, manifold.to_tangent(x, plus - minus) / (2 * step), e)
     assert torch.allclose(dt_log_p, -div - manifold.inner(x, score, v), rtol=1e-3, atol=1e-3)
-    assert divergence is not None
 
 
 def test_ornstein_uhlenbeck_moments():
@@ -124,14 +131,19 @@ def test_simulated_langevin_reaches_its_prior():
     assert not process.has_target
     mismatch = process.prior_mismatch(x0, torch.Generator().manual_seed(0), max_points=3000)
     assert mismatch.kl < 5 * mismatch.standard_error
-    short = Langevin(Hyperboloid(2), LogSchedule(1e-3, 0.05), sigma=0.7, n_steps=20)  # negative control: it has not mixed
+    short = Langevin(
+        Hyperboloid(2), LogSchedule(1e-3, 0.05), sigma=0.7, n_steps=20
+    )  # negative control: it has not mixed
     mismatch = short.prior_mismatch(x0, torch.Generator().manual_seed(0), max_points=3000)
     assert mismatch.kl > 20 * mismatch.standard_error
 
 
 def test_random_walk_agrees_with_the_heat_kernel():
     """E[x . y] = exp(-tau) on S^2, with and without the kernel."""
-    walk, exact = BrownianMotion(Sphere(2), LogSchedule(1e-3, 1.0), n_steps=50), BrownianMotion(Sphere(2), LogSchedule(1e-3, 1.0))
+    walk, exact = (
+        BrownianMotion(Sphere(2), LogSchedule(1e-3, 1.0), n_steps=50),
+        BrownianMotion(Sphere(2), LogSchedule(1e-3, 1.0)),
+    )
     n = 20_000
     x0 = Sphere(2).origin(torch.float64).expand(n, 3)
     t = torch.full((n,), 0.95, dtype=torch.float64)
@@ -145,11 +157,14 @@ def test_mismatch_is_reported_with_the_fix():
     short = BrownianMotion(Sphere(2), LogSchedule(1e-5, 0.3))
     with pytest.warns(UserWarning, match="Raise tau_max"):
         mismatch = short.report_mismatch(x0, torch.Generator().manual_seed(0))
-    # One atom: the divergence is that of the heat kernel from uniform, 2.146210 nats at tau = 0.09 and 0.98 at 0.3 by the eigenfunction series.
+    # One atom: the divergence is that of the heat kernel from uniform, here by the eigenfunction series.
     theta = torch.linspace(0, math.pi, 4001, dtype=torch.float64)
     levels = torch.arange(60, dtype=torch.float64)
     coefficients = (2 * levels + 1) / (4 * math.pi) * torch.exp(-levels * (levels + 1) * 0.3 / 2)
-    p = sum(c * torch.special.legendre_polynomial_p(theta.cos(), k) for c, k in zip(coefficients, levels.long(), strict=True))
+    p = sum(
+        c * torch.special.legendre_polynomial_p(theta.cos(), k)
+        for c, k in zip(coefficients, levels.long(), strict=True)
+    )
     kl = torch.trapezoid(p * (p * 4 * math.pi).log() * 2 * math.pi * theta.sin(), theta)
     assert abs(mismatch.kl - float(kl)) < 5 * mismatch.standard_error
     assert BrownianMotion(Sphere(2)).report_mismatch(x0, torch.Generator().manual_seed(0)).kl < 1e-3
@@ -157,17 +172,19 @@ def test_mismatch_is_reported_with_the_fix():
 
 def test_heat_prior_stands_for_the_data():
     manifold = Hyperboloid(2)
-    x0 = points(manifold, 500, spread=0.5).float()
-    process = BrownianMotion(manifold, LogSchedule(1e-4, 5.0))
+    x0 = points(manifold, 500, spread=1.5).float()
+    process = BrownianMotion(manifold)
     before = process.prior_mismatch(x0, torch.Generator().manual_seed(0), 300).kl
     process.fit_prior(x0, torch.Generator().manual_seed(0))
     assert isinstance(process.prior, HeatPrior)
     after = process.prior_mismatch(x0, torch.Generator().manual_seed(0), 300)
-    assert after.kl < 0.02 < before
+    assert after.kl < 0.02 and before > 0.1
     assert "prior.centres" in process.state_dict()
 
 
-@pytest.mark.parametrize("prior", [WrappedNormal(Hyperboloid(2), 0.8), WrappedNormal(Euclidean(2), 1.3)], ids=lambda p: repr(p.manifold))
+@pytest.mark.parametrize(
+    "prior", [WrappedNormal(Hyperboloid(2), 0.8), WrappedNormal(Euclidean(2), 1.3)], ids=lambda p: repr(p.manifold)
+)
 def test_wrapped_normal_integrates_to_one(prior):
     """Importance sampling from a wider law of the same kind."""
     wide = WrappedNormal(prior.manifold, 1.5 * prior.sigma)
@@ -187,16 +204,20 @@ def test_product_has_a_schedule_per_factor():
     t = torch.tensor([0.5], dtype=torch.float64)
     levels = process.noise_levels(t)
     assert levels.shape == (1, 12)
-    assert torch.allclose(levels[:, :9], a.noise_levels(t).expand(1, 9)) and torch.allclose(levels[:, 9:], b.noise_levels(t).expand(1, 3))
+    assert torch.allclose(levels[:, :9], a.noise_levels(t).expand(1, 9)) and torch.allclose(
+        levels[:, 9:], b.noise_levels(t).expand(1, 3)
+    )
     assert process.manifold == Product(SO3(), Euclidean(3))
 
 
 def test_weighted_product_agrees_with_one_brownian_motion():
-    """Brownian motion of a weighted product is the product of the factors' at tau / w: same transition density, same target, same noise."""
+    """Brownian motion of a weighted product is that of the factors at tau / w: density, target and noise."""
     manifold = Product(Sphere(2), Torus(1), weights=[2.0, 0.5])
     joint = BrownianMotion(manifold, LogSchedule(1e-3, 4.0))
     split = ProductProcess(
-        BrownianMotion(Sphere(2), LogSchedule(1e-3 / 2, 2.0)), BrownianMotion(Torus(1), LogSchedule(2e-3, 8.0)), weights=[2.0, 0.5]
+        BrownianMotion(Sphere(2), LogSchedule(1e-3 / 2, 2.0)),
+        BrownianMotion(Torus(1), LogSchedule(2e-3, 8.0)),
+        weights=[2.0, 0.5],
     )
     x0, t = points(manifold, 6), torch.linspace(0.4, 1, 6, dtype=torch.float64)
     path = split.sample(x0, t, torch.Generator().manual_seed(0))
@@ -205,7 +226,10 @@ def test_weighted_product_agrees_with_one_brownian_motion():
     assert torch.allclose(split.score(path.target, path.x_t, t), score, rtol=1e-4, atol=1e-5)
     zero = torch.zeros_like(x0)
     network = lambda t, x, cond=None: zero + x0  # noqa: E731
-    a, b = joint.terms(lambda t, x, cond=None: joint.scale(t) * score).flow, split.terms(lambda t, x, cond=None: split.scale(t) * score).flow
+    a, b = (
+        joint.terms(lambda t, x, cond=None: joint.scale(t) * score).flow,
+        split.terms(lambda t, x, cond=None: split.scale(t) * score).flow,
+    )
     assert torch.allclose(a.velocity(t, path.x_t), b.velocity(t, path.x_t), rtol=1e-9)
     sa, sb = joint.terms(network).reverse, split.terms(network).reverse
     assert torch.allclose(sa.diffusion(t, x0).expand_as(x0), sb.diffusion(t, x0).expand_as(x0), rtol=1e-9)

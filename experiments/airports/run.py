@@ -39,12 +39,18 @@ def main() -> None:
 
     airports = load_airports()
     data = split(airports.points, seed=args.seed)
-    train, val, test = (data.train[:500], data.val[:100], data.test[:100]) if args.smoke else (data.train, data.val, data.test)
+    train, val, test = (
+        (data.train[:500], data.val[:100], data.test[:100]) if args.smoke else (data.train, data.val, data.test)
+    )
     steps, n_samples = (20, 200) if args.smoke else (args.steps, 5000)
     say(f"{airports}: {len(train)} to train on, {len(val)} to choose by, {len(test)} held out")
 
     rows = []
-    for name, kind in (("KDE, one bandwidth", KernelDensity), ("KDE, mixture of bandwidths", KernelMixture), ("KDE, adaptive", AdaptiveKernelDensity)):
+    for name, kind in (
+        ("KDE, one bandwidth", KernelDensity),
+        ("KDE, mixture of bandwidths", KernelMixture),
+        ("KDE, adaptive", AdaptiveKernelDensity),
+    ):
         density = kind.fit(sphere, train, val)
         rows.append((name, nll(density.log_prob(val)), nll(density.log_prob(test))))
         say(f"{name}: held-out NLL {rows[-1][2]}")
@@ -62,7 +68,9 @@ def main() -> None:
 
     grid_log_prob = lambda x: model.log_prob(x, tolerance=1e-2)  # noqa: E731
     compare(sphere, test, samples, grid_log_prob, title="Airports of the world", path=args.out / "airports.png")
-    model.save_pretrained(args.out / "model", {"data": str(airports), "test NLL": str(rows[-1][2]), "MMD": str(agreement)})
+    model.save_pretrained(
+        args.out / "model", {"data": str(airports), "test NLL": str(rows[-1][2]), "MMD": str(agreement)}
+    )
 
     print(f"\nHeld-out negative log-likelihood in nats (uniform law: 2.531), seed {args.seed}\n")
     print(f"{'':28s}{'validation':>18s}{'test':>18s}")

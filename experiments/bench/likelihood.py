@@ -87,7 +87,13 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.smoke:
-        args.points, args.reference_points, args.reference_steps, args.euler_steps, args.train_steps = 20, 10, 20, 20, 10
+        args.points, args.reference_points, args.reference_steps, args.euler_steps, args.train_steps = (
+            20,
+            10,
+            20,
+            20,
+            10,
+        )
     parts = split(load_airports(), (0.8, 0.1, 0.1), seed=0)
     model = build(args, parts.train)
     x = parts.test[: args.points]

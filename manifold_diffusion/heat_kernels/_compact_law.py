@@ -71,7 +71,9 @@ class CompactLaw(ABC):
     def evaluate(self, tau: np.ndarray, theta: np.ndarray) -> RadialValues:
         """The law at ascending times and angles in [0, pi], ascending."""
 
-    def _series(self, zonal: Zonal, tau: np.ndarray, theta: np.ndarray, max_drop: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _series(
+        self, zonal: Zonal, tau: np.ndarray, theta: np.ndarray, max_drop: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         cosines = np.cos(theta)
         rows = sum_series(zonal, cosines, tau, max_drop)
         half = 1 - cosines  # of the rounded cosine, at which the series is exact
@@ -100,14 +102,20 @@ class SphereLaw(CompactLaw):
 
     def evaluate(self, tau: np.ndarray, theta: np.ndarray) -> RadialValues:
         early, near = tau < self.cross_over, theta <= self.reach
-        peak, drop, slope = np.empty(len(tau)), np.full((len(tau), len(theta)), np.nan), np.full((len(tau), len(theta)), np.nan)
+        peak, drop, slope = (
+            np.empty(len(tau)),
+            np.full((len(tau), len(theta)), np.nan),
+            np.full((len(tau), len(theta)), np.nan),
+        )
         if early.any():
             e = ShortTime.evaluate(self.dim, theta[near], tau[early])
             peak[early] = e.log_peak[:, 0]
             drop[np.ix_(early, near)] = e.drop * 2 / np.sinc(theta[near] / (2 * np.pi)) ** 2
             slope[np.ix_(early, near)] = e.slope / np.sinc(theta[near] / np.pi)
         if not early.all():
-            peak[~early], drop[~early], slope[~early] = self._series(SphereZonal(self.dim), tau[~early], theta, self.max_drop)
+            peak[~early], drop[~early], slope[~early] = self._series(
+                SphereZonal(self.dim), tau[~early], theta, self.max_drop
+            )
         s = self.scale(tau)[:, None]
         drop, slope = drop * s, slope * s
         for i in np.flatnonzero(np.isnan(slope).any(1)):
@@ -177,7 +185,12 @@ class RotationLaw(CompactLaw):
             pull = np.where(e > 0, e / (1 + e) * (2 * np.pi / t - 1 / (2 * np.pi - w) - 1 / w), 0.0)
             inner = 1 / (np.sinc(w / np.pi) * t) - fraction - np.where(e > 0, pull / np.sin(w), 0.0)
             tanh = np.tanh(np.pi * x / t)
-            outer = -x / t + np.pi / t * tanh - (tanh + np.pi * x / t * (1 - tanh**2)) / (np.pi - x * tanh) + np.tan(x / 2) / 2
+            outer = (
+                -x / t
+                + np.pi / t * tanh
+                - (tanh + np.pi * x / t * (1 - tanh**2)) / (np.pi - x * tanh)
+                + np.tan(x / 2) / 2
+            )
             outer = np.where(x < 1e-7, (np.pi / t) ** 2 - 3 / t + 0.25, outer / np.sin(w))
         slope = np.where(w < 2, inner, outer)
         log_ratio = -np.log(np.sinc(w / (2 * np.pi)))
@@ -185,6 +198,8 @@ class RotationLaw(CompactLaw):
             gain = np.where(e > 0, np.log1p(e), 0.0)
             drop = w**2 / (2 * t) - log_ratio - gain
             half = 2 * np.sin(w / 2) ** 2
-            drop = np.where(w < 1e-2, (1 / (2 * t) - 1 / 24 - w**2 / 2880) * w**2 / np.where(half > 0, half, 1), drop / half)
+            drop = np.where(
+                w < 1e-2, (1 / (2 * t) - 1 / 24 - w**2 / 2880) * w**2 / np.where(half > 0, half, 1), drop / half
+            )
             drop = np.where(w == 0, slope, drop)
         return -1.5 * np.log(2 * np.pi * t[:, 0]) + t[:, 0] / 8, drop, slope

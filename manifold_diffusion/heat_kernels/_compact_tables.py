@@ -99,12 +99,12 @@ class CompactTables:
         }
         for k, v in arrays.items():
             if not np.isfinite(v).all():
-                raise NumericsError(f"The table {k} of {self.name} has {int((~np.isfinite(v)).sum())} entries that are not finite.")
+                raise NumericsError(
+                    f"The table {k} of {self.name} has {int((~np.isfinite(v)).sum())} entries that are not finite."
+                )
         return arrays
 
-    def _step_row(
-        self, tau: float, log_peak: float, drop: np.ndarray, nodes: np.ndarray, q: np.ndarray
-    ) -> np.ndarray:
+    def _step_row(self, tau: float, log_peak: float, drop: np.ndarray, nodes: np.ndarray, q: np.ndarray) -> np.ndarray:
         """``r / (sqrt(tau) q)`` for one time."""
         from scipy.interpolate import make_interp_spline
 
@@ -200,7 +200,9 @@ class CompactTables:
 
     def pairwise_pull(self, versine: Tensor, tau: Tensor) -> Tensor:
         """:meth:`pull` for a matrix ``(queries, centres)`` with a time per centre."""
-        return self.inverse_scale(tau) / self.tables(versine).inverse.at_time(self.time(tau), self.coordinate(2 - versine))
+        return self.inverse_scale(tau) / self.tables(versine).inverse.at_time(
+            self.time(tau), self.coordinate(2 - versine)
+        )
 
     def step(self, q: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Radius for a Gaussian tangent vector of length ``q``, its cosine, and the pull there."""

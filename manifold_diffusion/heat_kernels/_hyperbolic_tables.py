@@ -86,10 +86,14 @@ class HyperbolicTables:
         }
         for name, v in arrays.items():
             if not np.isfinite(v).all():
-                raise NumericsError(f"The table {name} of {self.name} has {int((~np.isfinite(v)).sum())} entries that are not finite.")
+                raise NumericsError(
+                    f"The table {name} of {self.name} has {int((~np.isfinite(v)).sum())} entries that are not finite."
+                )
         return arrays
 
-    def _step_row(self, tau: float, drift: np.ndarray, correction: np.ndarray, nodes: np.ndarray, q: np.ndarray) -> np.ndarray:
+    def _step_row(
+        self, tau: float, drift: np.ndarray, correction: np.ndarray, nodes: np.ndarray, q: np.ndarray
+    ) -> np.ndarray:
         """``log(r / (sqrt(tau) q))`` and G at r(q) for one time."""
         from scipy.interpolate import make_interp_spline
 

@@ -45,7 +45,9 @@ def fit(values: np.ndarray, columns: np.ndarray, degree: int, spline: int) -> np
     cells, _, nodes = rows.shape
     curve = make_interp_spline(columns, rows.reshape(-1, nodes).T, k=spline)
     middle, half = (columns[1:] + columns[:-1]) / 2, (columns[1] - columns[0]) / 2
-    pieces = [curve.derivative(j)(middle) * half**j / math.factorial(j) if j else curve(middle) for j in range(spline + 1)]
+    pieces = [
+        curve.derivative(j)(middle) * half**j / math.factorial(j) if j else curve(middle) for j in range(spline + 1)
+    ]
     stacked = np.stack(pieces, -1)  # (nodes - 1, cells * (degree + 1), spline + 1)
     return np.ascontiguousarray(stacked.reshape(nodes - 1, cells, degree + 1, spline + 1).transpose(1, 0, 2, 3))
 
@@ -105,12 +107,16 @@ class Patches:
         """A one-channel table at radial coordinates ``(queries, centres)`` with a time per centre, ``(centres,)`` or ``(1,)``."""
         i, f = self.locate(time, self.time_start, self.time_scale, self.cells)
         j, g = self.locate(radial, self.radial_start, self.radial_scale, self.columns)
-        rows = self.rows.view(self.cells, self.columns, self.p, self.q).index_select(0, i.long().clamp(0, self.cells - 1))
+        rows = self.rows.view(self.cells, self.columns, self.p, self.q).index_select(
+            0, i.long().clamp(0, self.cells - 1)
+        )
         curve = rows[:, :, self.p - 1]
         for a in range(self.p - 2, -1, -1):
             curve = rows[:, :, a] + f[:, None, None] * curve
         first = torch.arange(len(time), dtype=torch.long, device=time.device) * self.columns
-        terms = torch.nn.functional.embedding(j.long().clamp(0, self.columns - 1) + first, curve.reshape(-1, self.q)).unbind(-1)
+        terms = torch.nn.functional.embedding(
+            j.long().clamp(0, self.columns - 1) + first, curve.reshape(-1, self.q)
+        ).unbind(-1)
         value = terms[-1]
         for term in reversed(terms[:-1]):
             value = torch.addcmul(term, g, value)
@@ -173,7 +179,12 @@ class Image:
 
     def __call__(self, time: Tensor, radial: Tensor) -> tuple[Tensor, ...]:
         """The functions, one tensor per channel; outside the table the nearest edge."""
-        grid = torch.stack(torch.broadcast_tensors(radial * self.radial_scale + self.radial_shift, time * self.time_scale + self.time_shift), -1)
+        grid = torch.stack(
+            torch.broadcast_tensors(
+                radial * self.radial_scale + self.radial_shift, time * self.time_scale + self.time_shift
+            ),
+            -1,
+        )
         shape = grid.shape[:-1]
         out = torch.nn.functional.grid_sample(
             self.picture, grid.reshape(1, 1, -1, 2), mode="bilinear", padding_mode="border", align_corners=True

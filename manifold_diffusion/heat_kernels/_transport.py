@@ -29,7 +29,12 @@ def log_sphere_area(dim: int) -> float:
 
 
 def radial_transport(
-    dim: int, log_law: Callable[[np.ndarray], np.ndarray], r_max: float, q: np.ndarray, end: float = math.inf, cells: int = 160
+    dim: int,
+    log_law: Callable[[np.ndarray], np.ndarray],
+    r_max: float,
+    q: np.ndarray,
+    end: float = math.inf,
+    cells: int = 160,
 ) -> tuple[np.ndarray, float]:
     """The map r(q) of one law.
 
@@ -65,7 +70,9 @@ def radial_transport(
     mass = (np.exp(log_law(nodes.reshape(-1)).reshape(nodes.shape)) @ weights) * half
     total = float(mass.sum())
     if not abs(total - 1) < 1e-6:
-        raise NumericsError(f"A radial law of dimension {dim} has mass {total} instead of 1: its table can't be trusted.")
+        raise NumericsError(
+            f"A radial law of dimension {dim} has mass {total} instead of 1: its table can't be trusted."
+        )
     below = np.concatenate([[0.0], mass.cumsum()]) / total
     above = np.concatenate([mass[::-1].cumsum()[::-1], [0.0]]) / total
     with np.errstate(all="ignore"):

@@ -68,7 +68,9 @@ class HeatKernel(ABC):
     def score(self, x: Tensor, x0: Tensor, tau: Tensor | float) -> Tensor:
         """Riemannian gradient of ``log_prob`` in ``x``: a tangent vector at ``x``, ``(*batch, *point_shape)``."""
 
-    def sample_with_score(self, x0: Tensor, tau: Tensor | float, generator: torch.Generator | None = None) -> KernelSample:
+    def sample_with_score(
+        self, x0: Tensor, tau: Tensor | float, generator: torch.Generator | None = None
+    ) -> KernelSample:
         """A sample and the score at it: what denoising score matching needs, cheaper than the two calls."""
         x = self.sample(x0, tau, generator)
         return KernelSample(x, self.score(x, x0, tau))
@@ -118,9 +120,13 @@ def brownian_time(tau: Tensor | float, like: Tensor, largest: float = math.inf) 
 def _check(low: float, high: float, largest: float) -> None:
     if not (low > 0 and high < math.inf):  # a NaN fails the first comparison
         bad = low if not low > 0 else high
-        raise ConfigError(f"tau, the Brownian time, must be positive and finite; got {bad}. It is a variance: on R^n the law is N(x0, tau I).")
+        raise ConfigError(
+            f"tau, the Brownian time, must be positive and finite; got {bad}. It is a variance: on R^n the law is N(x0, tau I)."
+        )
     if high > largest:
-        raise ConfigError(f"tau = {high} is beyond the range of this kernel, (0, {largest:g}]: the points would not be representable.")
+        raise ConfigError(
+            f"tau = {high} is beyond the range of this kernel, (0, {largest:g}]: the points would not be representable."
+        )
 
 
 def _is_wrapped(tau: Tensor) -> bool:

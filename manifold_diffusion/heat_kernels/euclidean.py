@@ -34,7 +34,9 @@ class EuclideanKernel(HeatKernel):
     def score(self, x: Tensor, x0: Tensor, tau: Tensor | float) -> Tensor:
         return (x0 - x) / brownian_time(tau, x).unsqueeze(-1)
 
-    def sample_with_score(self, x0: Tensor, tau: Tensor | float, generator: torch.Generator | None = None) -> KernelSample:
+    def sample_with_score(
+        self, x0: Tensor, tau: Tensor | float, generator: torch.Generator | None = None
+    ) -> KernelSample:
         xi = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
         s = brownian_time(tau, x0).sqrt().unsqueeze(-1)
         return KernelSample(x0 + s * xi, -xi / s)

@@ -48,7 +48,9 @@ class HyperboloidKernel(HeatKernel):
     def pairwise_log_prob(self, x: Tensor, centres: Tensor, tau: Tensor) -> Tensor:
         return self._radial.pairwise_log_prob(self.manifold.dist(x.unsqueeze(1), centres), tau)
 
-    def sample_with_score(self, x0: Tensor, tau: Tensor | float, generator: torch.Generator | None = None) -> KernelSample:
+    def sample_with_score(
+        self, x0: Tensor, tau: Tensor | float, generator: torch.Generator | None = None
+    ) -> KernelSample:
         def draw(x0: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
             xi = torch.randn(*x0.shape[:-1], self.manifold.n, generator=generator, dtype=x0.dtype, device=x0.device)
             q = torch.linalg.vector_norm(xi, dim=-1, keepdim=True).clamp_min(1e-30)

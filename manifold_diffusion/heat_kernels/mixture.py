@@ -60,11 +60,15 @@ class HeatKernelMixture:
         self.kernel = heat_kernel(manifold)
         manifold.check_point(centres, "centres")
         if centres.dim() != 1 + len(manifold.point_shape) or len(centres) == 0:
-            raise ConfigError(f"centres must have shape (K, {', '.join(map(str, manifold.point_shape))}) with K >= 1; got {tuple(centres.shape)}.")
+            raise ConfigError(
+                f"centres must have shape (K, {', '.join(map(str, manifold.point_shape))}) with K >= 1; got {tuple(centres.shape)}."
+            )
         self.centres = centres
         self.tau = brownian_time(tau, centres).reshape(-1)
         if len(self.tau) not in (1, len(centres)):
-            raise ConfigError(f"tau must be one time or one per centre ({len(centres)}); got shape {tuple(self.tau.shape)}.")
+            raise ConfigError(
+                f"tau must be one time or one per centre ({len(centres)}); got shape {tuple(self.tau.shape)}."
+            )
         if not 0 <= uniform_weight < 1:
             raise ConfigError(f"uniform_weight must be in [0, 1); got {uniform_weight}.")
         if uniform_weight > 0 and not isinstance(manifold, Compact):
@@ -74,8 +78,15 @@ class HeatKernelMixture:
             self.weights = torch.full((len(centres),), 1 / len(centres), dtype=centres.dtype, device=centres.device)
         else:
             w = weights.to(centres)
-            if w.shape != (len(centres),) or not bool(torch.isfinite(w).all()) or bool((w < 0).any()) or float(w.sum()) <= 0:
-                raise ConfigError(f"weights must be one finite number >= 0 per centre ({len(centres)}), not all zero; got shape {tuple(w.shape)}.")
+            if (
+                w.shape != (len(centres),)
+                or not bool(torch.isfinite(w).all())
+                or bool((w < 0).any())
+                or float(w.sum()) <= 0
+            ):
+                raise ConfigError(
+                    f"weights must be one finite number >= 0 per centre ({len(centres)}), not all zero; got shape {tuple(w.shape)}."
+                )
             self.weights = w / w.sum()
 
     def log_prob(self, x: Tensor, tau: Tensor | float = 0.0) -> Tensor:

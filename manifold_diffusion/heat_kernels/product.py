@@ -39,7 +39,9 @@ class ProductKernel(HeatKernel):
         taus = list(tau) if isinstance(tau, tuple | list) else [tau] * len(self.factors)
         return [t if w == 1 else t / w for t, w in zip(taus, self.manifold.weights, strict=True)]
 
-    def sample(self, x0: Tensor, tau: Tensor | float | Sequence[Tensor | float], generator: torch.Generator | None = None) -> Tensor:
+    def sample(
+        self, x0: Tensor, tau: Tensor | float | Sequence[Tensor | float], generator: torch.Generator | None = None
+    ) -> Tensor:
         parts = zip(self.factors, self.manifold.split(x0), self._times(tau), strict=True)
         return self.manifold.join(*[k.sample(p, t, generator) for k, p, t in parts])
 

@@ -66,7 +66,9 @@ class SO3Kernel(HeatKernel):
         mean = (pull @ centres.flatten(1).double()).reshape(x.shape)
         return self.manifold.to_tangent(x, (mean - pull.sum(-1)[:, None, None] * x).to(x.dtype))
 
-    def sample_with_score(self, x0: Tensor, tau: Tensor | float, generator: torch.Generator | None = None) -> KernelSample:
+    def sample_with_score(
+        self, x0: Tensor, tau: Tensor | float, generator: torch.Generator | None = None
+    ) -> KernelSample:
         def draw(x0: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
             xi = torch.randn(*x0.shape[:-2], 3, generator=generator, dtype=x0.dtype, device=x0.device)
             q = torch.linalg.vector_norm(xi, dim=-1).clamp_min(1e-30)

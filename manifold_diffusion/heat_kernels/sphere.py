@@ -65,7 +65,9 @@ class SphereKernel(HeatKernel):
         mean = pull @ centres.double() - (pull * (1 - versine)).sum(-1, keepdim=True) * x
         return self.manifold.to_tangent(x, mean.to(x.dtype))
 
-    def sample_with_score(self, x0: Tensor, tau: Tensor | float, generator: torch.Generator | None = None) -> KernelSample:
+    def sample_with_score(
+        self, x0: Tensor, tau: Tensor | float, generator: torch.Generator | None = None
+    ) -> KernelSample:
         def draw(x0: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
             xi = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
             xi = torch.addcmul(xi, (xi * x0).sum(-1, keepdim=True), x0, value=-1)
@@ -75,7 +77,9 @@ class SphereKernel(HeatKernel):
             along = sin / q
             x = torch.addcmul(cos.unsqueeze(-1) * x0, along.unsqueeze(-1), xi)
             # The vector of length sin r that points back is x0 - cos(r) x = sin(r) (sin(r) x0 - cos(r) xi / q).
-            score = (pull * sin).unsqueeze(-1) * torch.addcmul(sin.unsqueeze(-1) * x0, (cos / q).unsqueeze(-1), xi, value=-1)
+            score = (pull * sin).unsqueeze(-1) * torch.addcmul(
+                sin.unsqueeze(-1) * x0, (cos / q).unsqueeze(-1), xi, value=-1
+            )
             return x, score
 
         return in_chunks(draw, x0, brownian_time(tau, x0), tuple(x0.shape[:-1]))
@@ -110,7 +114,9 @@ class CircleKernel(HeatKernel):
     def score(self, x: Tensor, x0: Tensor, tau: Tensor | float) -> Tensor:
         return wrapped_score(self._angle(x, x0), brownian_time(tau, x)).unsqueeze(-1) * self._normal(x)
 
-    def sample_with_score(self, x0: Tensor, tau: Tensor | float, generator: torch.Generator | None = None) -> KernelSample:
+    def sample_with_score(
+        self, x0: Tensor, tau: Tensor | float, generator: torch.Generator | None = None
+    ) -> KernelSample:
         t = brownian_time(tau, x0)
         angle = t.sqrt() * torch.randn(x0.shape[:-1], generator=generator, dtype=x0.dtype, device=x0.device)
         x = angle.cos().unsqueeze(-1) * x0 + angle.sin().unsqueeze(-1) * self._normal(x0)

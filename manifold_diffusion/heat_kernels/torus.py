@@ -86,7 +86,9 @@ class TorusKernel(HeatKernel):
     def score(self, x: Tensor, x0: Tensor, tau: Tensor | float) -> Tensor:
         return wrapped_score(wrap_angle(x - x0), brownian_time(tau, x).unsqueeze(-1))
 
-    def sample_with_score(self, x0: Tensor, tau: Tensor | float, generator: torch.Generator | None = None) -> KernelSample:
+    def sample_with_score(
+        self, x0: Tensor, tau: Tensor | float, generator: torch.Generator | None = None
+    ) -> KernelSample:
         t = brownian_time(tau, x0).unsqueeze(-1)
         v = t.sqrt() * torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
         return KernelSample(self.manifold.exp(x0, v), wrapped_score(wrap_angle(v), t))

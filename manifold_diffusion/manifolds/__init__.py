@@ -27,8 +27,8 @@ __all__ = [
     "Symmetry",
     "Torus",
     "divergence",
-    "geodesic_symmetry",
     "divergence_along",
+    "geodesic_symmetry",
     "gradient",
     "hutchinson_divergence",
 ]

@@ -25,15 +25,15 @@ Symmetry = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 def geodesic_symmetry(manifold: Manifold) -> Symmetry | None:
     r"""The symmetry :math:`s_x(y) = \exp_x(-\log_x y)` and its differential, or None where it is not an isometry.
 
-    On a symmetric space the law of Brownian motion from x is invariant under :math:`s_x`: every sample comes with a mirror image, and the score
-    there is the image of the score. A manifold of one's own registers with ``@geodesic_symmetry.register``.
+    On a symmetric space the law of Brownian motion from x is invariant under :math:`s_x`: every sample comes with a
+    mirror image, and the score there is the image of the score. A manifold of one's own registers with ``@geodesic_symmetry.register``.
 
     Example:
         >>> import torch
-        >>> s = geodesic_symmetry(Sphere(2))
-        >>> x, y = torch.tensor([0.0, 0.0, 1.0]), torch.tensor([0.6, 0.0, 0.8])
-        >>> s(x, y, torch.tensor([0.8, 0.0, -0.6]))
-        (tensor([-0.6000,  0.0000,  0.8000]), tensor([-0.8000,  0.0000, -0.6000]))
+        >>> s = geodesic_symmetry(Sphere(1))
+        >>> x, y = torch.tensor([0.0, 1.0]), torch.tensor([0.6, 0.8])
+        >>> Sphere(1).exp(x, -Sphere(1).log(x, y)), s(x, y, torch.zeros(2))[0]
+        (tensor([-0.6000,  0.8000]), tensor([-0.6000,  0.8000]))
     """
     return None
 

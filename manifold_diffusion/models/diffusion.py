@@ -85,7 +85,9 @@ class RiemannianDiffusion(nn.Module):
         for name, part in (("process", self.process), ("network", self.network), ("objective", objective)):
             other = getattr(getattr(part, "process", part), "manifold", manifold)
             if other != manifold:
-                raise ConfigError(f"The {name} belongs to {other}, the model to {manifold}. Build both on one manifold.")
+                raise ConfigError(
+                    f"The {name} belongs to {other}, the model to {manifold}. Build both on one manifold."
+                )
 
     # ------------------------------------------------------------------ training
 
@@ -241,14 +243,23 @@ class RiemannianDiffusion(nn.Module):
         self.manifold.check_point(x, "x")
         like = self._like()
         if x.dtype != like.dtype:
-            raise ConfigError(f"x is {x.dtype}, the network {like.dtype}. Convert one: x.to({like.dtype}), or model.to({x.dtype}).")
+            raise ConfigError(
+                f"x is {x.dtype}, the network {like.dtype}. Convert one: x.to({like.dtype}), or model.to({x.dtype})."
+            )
         results, start = [], 0
         for size, part in self._chunks(len(x), cond, batch_size):
             terms = self.process.terms(self.network, part)
             results.append(
                 log_likelihood(
-                    terms.flow, self.manifold, x[start : start + size], self.process.prior.log_prob,
-                    divergence=estimator, n_probes=n_probes, tolerance=tolerance, generator=generator, **options,
+                    terms.flow,
+                    self.manifold,
+                    x[start : start + size],
+                    self.process.prior.log_prob,
+                    divergence=estimator,
+                    n_probes=n_probes,
+                    tolerance=tolerance,
+                    generator=generator,
+                    **options,
                 )  # fmt: skip
             )
             start += size
@@ -278,8 +289,15 @@ class RiemannianDiffusion(nn.Module):
             terms = self.process.terms(self.network, part)
             results.append(
                 sample_with_log_prob(
-                    terms.flow, self.manifold, self._prior_sample(size, generator), self.process.prior.log_prob,
-                    divergence=estimator, n_probes=n_probes, tolerance=tolerance, generator=generator, **options,
+                    terms.flow,
+                    self.manifold,
+                    self._prior_sample(size, generator),
+                    self.process.prior.log_prob,
+                    divergence=estimator,
+                    n_probes=n_probes,
+                    tolerance=tolerance,
+                    generator=generator,
+                    **options,
                 )  # fmt: skip
             )
         errors = [r.standard_error for r in results if r.standard_error is not None]

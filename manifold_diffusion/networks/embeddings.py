@@ -32,7 +32,9 @@ class TimeEmbedding(nn.Module):
     def __init__(self, dim: int = 16, kind: TimeKind = "bumps") -> None:
         super().__init__()
         if dim < 2 or kind not in ("bumps", "fourier", "learned"):
-            raise ConfigError(f"TimeEmbedding needs dim >= 2 and kind 'bumps', 'fourier' or 'learned'; got dim={dim}, kind={kind!r}.")
+            raise ConfigError(
+                f"TimeEmbedding needs dim >= 2 and kind 'bumps', 'fourier' or 'learned'; got dim={dim}, kind={kind!r}."
+            )
         self.dim, self.kind = dim, kind
         if kind == "bumps":
             self.register_buffer("grid", torch.linspace(0, 1, dim))

@@ -104,7 +104,9 @@ class TangentMLP(nn.Module):
     def forward(self, t: Tensor, x: Tensor, cond: Tensor | None = None) -> Tensor:
         """Tangent vectors at ``x`` ``(*batch, *point_shape)`` for times ``t`` ``(*batch,)`` and conditions ``(*batch, cond_dim)``."""
         if (cond is None) != (self.cond_dim == 0):
-            raise ConfigError(f"The network was built with cond_dim={self.cond_dim}; got cond={'None' if cond is None else tuple(cond.shape)}.")
+            raise ConfigError(
+                f"The network was built with cond_dim={self.cond_dim}; got cond={'None' if cond is None else tuple(cond.shape)}."
+            )
         context = self.time(t)
         if cond is not None:
             context = torch.cat([context, cond], -1)

@@ -36,7 +36,9 @@ class DenoisingScoreMatching(Objective):
         CapabilityError: if the process is simulated.
     """
 
-    def __init__(self, process: Process, weighting: Literal["likelihood", "balanced"] = "likelihood", antithetic: bool = True) -> None:
+    def __init__(
+        self, process: Process, weighting: Literal["likelihood", "balanced"] = "likelihood", antithetic: bool = True
+    ) -> None:
         if not process.has_target:
             raise CapabilityError(
                 f"DenoisingScoreMatching needs a closed-form transition; {type(process).__name__} on {process.manifold} is simulated. "

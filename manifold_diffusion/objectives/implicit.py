@@ -30,9 +30,13 @@ class ImplicitScoreMatching(Objective):
         n_probes: probes of the estimate.
     """
 
-    def __init__(self, process: Process, divergence: Literal["exact", "hutchinson"] = "exact", n_probes: int = 1) -> None:
+    def __init__(
+        self, process: Process, divergence: Literal["exact", "hutchinson"] = "exact", n_probes: int = 1
+    ) -> None:
         if divergence not in ("exact", "hutchinson") or n_probes < 1:
-            raise ConfigError(f"divergence must be 'exact' or 'hutchinson', n_probes >= 1; got {divergence!r}, {n_probes}.")
+            raise ConfigError(
+                f"divergence must be 'exact' or 'hutchinson', n_probes >= 1; got {divergence!r}, {n_probes}."
+            )
         self.process, self.divergence, self.n_probes = process, divergence, n_probes
 
     def loss(self, network: Network, batch: Batch, generator: torch.Generator | None = None) -> Tensor:

@@ -164,7 +164,9 @@ class Process(nn.Module, ABC):
         error = float(ratio.std() / len(ratio) ** 0.5) if len(ratio) > 1 else float("inf")
         return Mismatch(max(float(ratio.mean()), 0.0), error)
 
-    def report_mismatch(self, x0: Tensor, generator: torch.Generator | None = None, threshold: float = 0.01) -> Mismatch:
+    def report_mismatch(
+        self, x0: Tensor, generator: torch.Generator | None = None, threshold: float = 0.01
+    ) -> Mismatch:
         """:meth:`prior_mismatch`, with a warning that names the fix when it exceeds ``threshold`` nats beyond its error."""
         mismatch = self.prior_mismatch(x0, generator)
         if mismatch.kl - 3 * mismatch.standard_error > threshold:

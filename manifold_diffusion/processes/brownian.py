@@ -45,7 +45,9 @@ class BrownianMotion(Process):
         (torch.Size([1, 3]), torch.Size([1, 3]))
     """
 
-    def __init__(self, manifold: Manifold, schedule: Schedule | None = None, n_centres: int = 256, n_steps: int | None = None) -> None:
+    def __init__(
+        self, manifold: Manifold, schedule: Schedule | None = None, n_centres: int = 256, n_steps: int | None = None
+    ) -> None:
         super().__init__()
         if n_steps is not None and n_steps < 1:
             raise ConfigError(f"BrownianMotion needs n_steps >= 1; got {n_steps}.")

@@ -50,7 +50,9 @@ class Langevin(Process):
         True
     """
 
-    def __init__(self, manifold: Manifold, schedule: Schedule | None = None, sigma: float = 1.0, n_steps: int = 100) -> None:
+    def __init__(
+        self, manifold: Manifold, schedule: Schedule | None = None, sigma: float = 1.0, n_steps: int = 100
+    ) -> None:
         super().__init__()
         if n_steps < 1:
             raise ConfigError(f"Langevin needs n_steps >= 1; got {n_steps}.")
@@ -102,7 +104,9 @@ class Langevin(Process):
 
     def log_transition(self, x: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         if not self.has_target:
-            raise CapabilityError(f"Langevin on {self.manifold} is simulated: its transition density has no closed form. Use BrownianMotion({self.manifold}).")
+            raise CapabilityError(
+                f"Langevin on {self.manifold} is simulated: its transition density has no closed form. Use BrownianMotion({self.manifold})."
+            )
         variance = self._variance(t)
         error = x - self.manifold.per_point(self._mean_factor(t)) * x0
         return -error.square().sum(-1) / (2 * variance) - self.manifold.dim / 2 * torch.log(2 * math.pi * variance)
@@ -126,6 +130,8 @@ class Langevin(Process):
         bins = 10
         radii = self.manifold.dist(origin.expand_as(x_prior), x_prior)
         edges = torch.quantile(radii[: 10**6], torch.linspace(0, 1, bins + 1, dtype=x1.dtype, device=x1.device)[1:-1])
-        counts = torch.bincount(torch.bucketize(self.manifold.dist(origin.expand_as(x1), x1), edges), minlength=bins).double() / len(x1)
+        counts = torch.bincount(
+            torch.bucketize(self.manifold.dist(origin.expand_as(x1), x1), edges), minlength=bins
+        ).double() / len(x1)
         kl = float(torch.special.xlogy(counts, counts * bins).sum()) - (bins - 1) / (2 * len(x1))
         return Mismatch(max(kl, 0.0), ((bins - 1) / 2) ** 0.5 / len(x1))

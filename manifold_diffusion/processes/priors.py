@@ -28,7 +28,9 @@ class Uniform:
 
     def __init__(self, manifold: Compact) -> None:
         if not isinstance(manifold, Compact):
-            raise CapabilityError(f"Uniform needs a compact manifold (a sphere, a torus, SO3, products of these); got {manifold}. Use WrappedNormal.")
+            raise CapabilityError(
+                f"Uniform needs a compact manifold (a sphere, a torus, SO3, products of these); got {manifold}. Use WrappedNormal."
+            )
         self.manifold = manifold
 
     def sample(
@@ -76,7 +78,9 @@ class WrappedNormal:
     def log_prob(self, x: Tensor) -> Tensor:
         origin = self.manifold.origin(x.dtype, x.device).expand_as(x)
         v = self.manifold.log(origin, x)
-        normal = -0.5 * self.manifold.inner(origin, v, v) / self.sigma**2 - self.manifold.dim / 2 * math.log(2 * math.pi * self.sigma**2)
+        normal = -0.5 * self.manifold.inner(origin, v, v) / self.sigma**2 - self.manifold.dim / 2 * math.log(
+            2 * math.pi * self.sigma**2
+        )
         return normal - self.manifold.log_det_exp(origin, v)
 
 

@@ -31,7 +31,9 @@ class _ProductPrior:
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        return self._manifold.join(*[p.prior.sample(n, generator=generator, dtype=dtype, device=device) for p in self._processes])
+        return self._manifold.join(
+            *[p.prior.sample(n, generator=generator, dtype=dtype, device=device) for p in self._processes]
+        )
 
     def log_prob(self, x: Tensor) -> Tensor:
         parts = zip(self._processes, self._manifold.split(x), strict=True)
@@ -92,7 +94,8 @@ class ProductProcess(Process):
     def _join_scalars(self, parts: Sequence[Tensor], t: Tensor) -> Tensor:
         """One per-point scalar per factor, repeated over the factor's entries of the flat tensor."""
         flat = [
-            a.flatten(t.dim()).expand(*t.shape, math.prod(f.point_shape)) for a, f in zip(parts, self.manifold.factors, strict=True)
+            a.flatten(t.dim()).expand(*t.shape, math.prod(f.point_shape))
+            for a, f in zip(parts, self.manifold.factors, strict=True)
         ]
         return torch.cat(flat, -1)
 
@@ -114,11 +117,15 @@ class ProductProcess(Process):
         rate = self._join_scalars([w * a for (_, a), w in zip(parts, self.manifold.weights, strict=True)], t)
         if all(b is None for b, _ in parts):
             return None, rate
-        return self.manifold.join(*[torch.zeros_like(y) if b is None else b for (b, _), y in zip(parts, xs, strict=True)]), rate
+        return self.manifold.join(
+            *[torch.zeros_like(y) if b is None else b for (b, _), y in zip(parts, xs, strict=True)]
+        ), rate
 
     def log_transition(self, x: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         parts = zip(self._parts, self.manifold.split(x), self.manifold.split(x0), strict=True)
-        log_weight = sum(f.dim / 2 * math.log(w) for f, w in zip(self.manifold.factors, self.manifold.weights, strict=True))
+        log_weight = sum(
+            f.dim / 2 * math.log(w) for f, w in zip(self.manifold.factors, self.manifold.weights, strict=True)
+        )
         return torch.stack([p.log_transition(y, y0, t) for p, y, y0 in parts]).sum(0) - log_weight
 
     def fit_prior(self, x0: Tensor, generator: torch.Generator | None = None) -> None:

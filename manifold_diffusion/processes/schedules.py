@@ -35,7 +35,9 @@ class Schedule(ABC):
 
     def _check(self) -> None:
         if not (0 < self.tau_min < self.tau_max < math.inf):
-            raise ConfigError(f"{type(self).__name__} needs 0 < tau_min < tau_max < inf; got tau_min={self.tau_min}, tau_max={self.tau_max}.")
+            raise ConfigError(
+                f"{type(self).__name__} needs 0 < tau_min < tau_max < inf; got tau_min={self.tau_min}, tau_max={self.tau_max}."
+            )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(tau_min={self.tau_min:.4g}, tau_max={self.tau_max:.4g})"

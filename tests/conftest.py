@@ -1,4 +1,4 @@
-"""What every test stands on: one thread per worker, the same global seed for each test, and no test that changes torch's globals."""
+"""What every test stands on: one thread per worker, one global seed, and no test that changes torch's globals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 import torch
 
-# A seed that no code would choose by itself: a different one after the test means that something called torch.manual_seed.
+# A seed that no code would choose: another one after the test means that something called torch.manual_seed.
 GUARD_SEED = 7_320_508_075
 
 if "PYTEST_XDIST_WORKER" in os.environ:

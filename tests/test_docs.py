@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,12 +34,33 @@ def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.chdir(tmp_path)
     points = Sphere(2).random_uniform(40, generator=torch.Generator().manual_seed(0))
-    names = {"torch": torch, "train_points": points, "test_points": points[:5], "points": points[:5]}
+    names: dict[str, Any] = {"torch": torch, "train_points": points, "test_points": points[:5], "points": points[:5]}
     names["RiemannianDiffusion"], names["model"] = RiemannianDiffusion, RiemannianDiffusion(Sphere(2))
     if "sharing" in page:
         names["model"].save_pretrained("earth/")
     for block in BLOCK.findall((ROOT / page).read_text()):
         exec(compile(_small(block), page, "exec"), names)
+
+
+def test_the_manifold_of_the_docs_trains_without_a_kernel() -> None:
+    from manifold_diffusion.networks import TangentMLP
+    from manifold_diffusion.objectives import ImplicitScoreMatching
+    from manifold_diffusion.processes import Langevin, LogSchedule
+    from manifold_diffusion.training import fit
+
+    names: dict[str, Any] = {}
+    exec(BLOCK.findall((ROOT / "docs/manifolds/adding.md").read_text())[0], names)
+    manifold = names["HalfPlane"]()
+    start = torch.tensor([0.5, 1.2]).expand(256, 2)
+    points = manifold.exp(start, 0.3 * manifold.random_tangent(start, generator=torch.Generator().manual_seed(0)))
+    process = Langevin(manifold, LogSchedule(1e-2, 1.0), sigma=0.5, n_steps=4)
+    network = TangentMLP(process, width=16, n_frequencies=8)
+    objective = ImplicitScoreMatching(process)
+    result = fit(
+        network, objective, points, manifold=manifold, max_steps=20, batch_size=64, log_every=1, progress=False
+    )
+    losses = [row.train_loss for row in result.history if row.train_loss is not None]
+    assert sum(losses[-5:]) < sum(losses[:5])
 
 
 def test_every_page_is_reached_from_the_index() -> None:

@@ -1,4 +1,4 @@
-"""Layer 2: exact heat kernels. ``heat_kernel(M)`` gives the law of Brownian motion on ``M``: samples, log density, score."""
+"""Layer 2: exact heat kernels: ``heat_kernel(M)`` samples, scores and evaluates the law of Brownian motion on ``M``."""
 
 from .base import HeatKernel, KernelSample, brownian_time, heat_kernel
 from .euclidean import EuclideanKernel

@@ -20,7 +20,7 @@ _warned = False
 
 
 def cache_directory() -> Path:
-    """``$MANIFOLD_DIFFUSION_CACHE``, else ``$XDG_CACHE_HOME/manifold_diffusion``, else ``~/.cache/manifold_diffusion``."""
+    """``$MANIFOLD_DIFFUSION_CACHE``, else ``manifold_diffusion`` in ``$XDG_CACHE_HOME``, else in ``~/.cache``."""
     own = os.environ.get("MANIFOLD_DIFFUSION_CACHE")
     if own:
         return Path(own)
@@ -31,8 +31,10 @@ def cache_directory() -> Path:
 def cached_arrays(name: str, key: dict[str, Any], build: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The arrays that ``build()`` returns, from disk if they are there.
 
-    The file is ``<name>-<hash of key and of nothing else>.npz``; put a version number into ``key`` and raise it when the method changes.
-    Writing is atomic. A cache that can't be read or written costs a warning, once per process, and the time of ``build``; nothing else.
+    The file is ``<name>-<hash of key and of nothing else>.npz``; put a version number into ``key`` and raise it when
+    the method changes.
+    Writing is atomic. A cache that can't be read or written costs a warning, once per process, and the time of
+    ``build``; nothing else.
 
     Args:
         name: readable start of the file's name.
@@ -102,7 +104,8 @@ def _warn(message: str) -> None:
     if not _warned:
         _warned = True
         warnings.warn(
-            f"{message} Tables are computed in memory instead. Set MANIFOLD_DIFFUSION_CACHE to a writable folder to keep them.",
+            f"{message} Tables are computed in memory instead. "
+            "Set MANIFOLD_DIFFUSION_CACHE to a writable folder to keep them.",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -3,10 +3,13 @@ r"""Radial laws of Brownian motion on spheres and on SO(3), on a grid of times a
 With :math:`s(\tau) = \tfrac2m \sinh\tfrac{m\tau}2` the tables hold
 
 .. math::
-    P = \frac{\sin\theta / s}{-\partial_\theta \log p}, \qquad L = s\, \frac{\log p(0) - \log p(\theta)}{1 - \cos\theta},
+    P = \frac{\sin\theta / s}{-\partial_\theta \log p}, \qquad L = s\, \frac{\log p(0) - \log p(\theta)}{1 -
+    \cos\theta},
 
-which are smooth for all times from 0 to stationarity: L stays between 0.5 and 3, P between 0 (cut locus, short times) and 1. Times
-are equally spaced in :math:`\log(1 + \tau/\tau_c)`, which includes :math:`\tau = 0`; angles are dense near the cut locus, where the
+which are smooth for all times from 0 to stationarity: L stays between 0.5 and 3, P between 0 (cut locus, short times)
+and 1. Times
+are equally spaced in :math:`\log(1 + \tau/\tau_c)`, which includes :math:`\tau = 0`; angles are dense near the cut
+locus, where the
 kernel has a layer of width :math:`\tau / \pi`.
 """
 
@@ -89,7 +92,8 @@ class SphereLaw(CompactLaw):
     def __init__(self, n: int) -> None:
         self.dim = self.m = n
         self.log_volume = math.log(2) + (n + 1) / 2 * math.log(math.pi) - math.lgamma((n + 1) / 2)
-        # The expansion converges like (n tau / 2 pi)^k and fails beside the antipode like exp(-2 pi (pi - theta) / tau).
+        # The expansion converges like (n tau / 2 pi)^k and fails beside the antipode like exp(-2 pi (pi - theta) /
+        # tau).
         self.cross_over = min(0.03, 2.5 / n)
 
     reach = 2.5
@@ -125,7 +129,8 @@ class SphereLaw(CompactLaw):
     def _continue(self, tau: float, s: float, theta: np.ndarray, drop: np.ndarray, slope: np.ndarray) -> None:
         """Fill angles beyond the last known one with the leading term, which ends in a Bessel layer at the antipode.
 
-        There the law is below exp(-60) of its peak. The layer is no thinner than at the cross-over, so that tables can hold it.
+        There the law is below exp(-60) of its peak. The layer is no thinner than at the cross-over, so that tables
+        can hold it.
         """
         known = np.flatnonzero(~np.isnan(slope))
         last = int(known[-1])
@@ -141,7 +146,7 @@ class SphereLaw(CompactLaw):
             slope[j] = factor * s * self._leading(np.array([inside]), tau, layer)[0] / math.sin(inside)
 
     def _leading(self, theta: np.ndarray, tau: float, layer: float) -> np.ndarray:
-        """Minus the score: theta / tau - rho (1/theta - cot theta), its pole at pi replaced by the ratio I_{n/2} / I_{n/2-1}."""
+        """Minus the score, theta / tau - rho (1/theta - cot theta), with I_{n/2} / I_{n/2-1} for its pole at pi."""
         x, rho = np.pi - theta, (self.dim - 1) / 2
         z = theta * x / layer
         ratio = z / (rho + np.sqrt(z**2 + (rho + 1) ** 2))  # Amos 1974, within (n tau)^2 of the Bessel ratio

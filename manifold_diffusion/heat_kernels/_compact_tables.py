@@ -17,9 +17,10 @@ from ._transport import chi_range, log_sphere_area, radial_transport
 
 __all__ = ["CompactTables"]
 
-_VERSION = 3
+_VERSION = 4
 _CELLS, _DEGREE, _NODES, _STEPS = 24, 7, 128, 192
-_LAYER = 0.002  # radial nodes are equally spaced in log(1 + cos r + _LAYER): dense near the cut locus, even in r at both ends
+# Radial nodes are equally spaced in log(1 + cos r + _LAYER): dense near the cut locus, even in r at both ends.
+_LAYER = 0.002
 
 
 def _radial_nodes() -> np.ndarray:
@@ -34,13 +35,14 @@ class _Torch:
     drop: Patches
     peak: Patches
     step: Patches | Image
-    step_inverse: Patches | Image
+    step_inverse: Image
 
 
 class CompactTables:
     r"""Radial functions of the kernel of a sphere or of SO(3).
 
-    All take the geometry as ``versine`` = 1 - cos r and ``coversine`` = 1 + cos r, which the embedding gives without cancellation and without
+    All take the geometry as ``versine`` = 1 - cos r and ``coversine`` = 1 + cos r, which the embedding gives without
+    cancellation and without
     square roots, and ``tau``; they are plain torch expressions, differentiable in all arguments.
 
     Args:
@@ -69,7 +71,8 @@ class CompactTables:
         """Function values at the nodes of the table, float64, from disk or computed."""
         if self._arrays is None:
             key = {
-                "version": _VERSION, "law": self.name, "tau_c": self.tau_c, "cells": self.cells, "time_max": self.time_max,
+                "version": _VERSION, "law": self.name, "tau_c": self.tau_c, "cells": self.cells,
+                "time_max": self.time_max,
                 "degree": _DEGREE, "nodes": _NODES, "steps": _STEPS, "layer": _LAYER, "cross_over": self.law.cross_over,
             }  # fmt: skip
             self._arrays = cached_arrays(self.name, key, self._build)
@@ -121,10 +124,7 @@ class CompactTables:
             return log_peak - 2 * np.sin(r / 2) ** 2 / s * spline(coordinate(r)) + law.log_area(r) + area
 
         r_max = min(math.pi, math.sqrt(tau) * (math.sqrt(law.dim) + 14))
-        r, start = radial_transport(law.dim, log_law, r_max, q, end=math.pi)
-        scale = math.sqrt(tau)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(q > 0, r / (scale * q), start / scale)
+        return radial_transport(law.dim, log_law, r_max, q, end=math.pi) / math.sqrt(tau)
 
     # ------------------------------------------------------------------ looking up
 
@@ -160,9 +160,9 @@ class CompactTables:
             step=patches(fit(a["step"], q, degree, 5)[None], q)
             if dtype == torch.float64
             else Image(a["step"][None], (0.0, self.time_max), (float(q[0]), float(q[-1])), device),
-            step_inverse=inverse
-            if dtype == torch.float64
-            else Image(a["inverse"][None], (0.0, self.time_max), (float(nodes[0]), float(nodes[-1])), device),
+            step_inverse=Image(
+                a["inverse"][None] * (2 / self.law.m), (0.0, self.time_max), (float(nodes[0]), float(nodes[-1])), device
+            ),
         )
 
     def time(self, tau: Tensor) -> Tensor:
@@ -186,7 +186,8 @@ class CompactTables:
     def log_peak(self, tau: Tensor) -> Tensor:
         """Log density at the source."""
         (rest,) = self.tables(tau).peak(self.time(tau), torch.zeros_like(tau))
-        return rest - self.law.dim / 2 * (-torch.expm1(-self.decay * tau) * (2 * math.pi / self.decay)).log()
+        late = tau.clamp_max(self.tau_end)
+        return rest - self.law.dim / 2 * (-torch.expm1(-self.decay * late) * (2 * math.pi / self.decay)).log()
 
     def log_prob(self, versine: Tensor, coversine: Tensor, tau: Tensor) -> Tensor:
         """Log density."""
@@ -194,7 +195,7 @@ class CompactTables:
         return self.log_peak(tau) - versine * self.inverse_scale(tau) * drop
 
     def pairwise_log_prob(self, versine: Tensor, tau: Tensor) -> Tensor:
-        """Log density for a matrix ``(queries, centres)`` with a time per centre: cheaper, as each centre's time is looked up once."""
+        """Log density for a matrix ``(queries, centres)`` with a time per centre, each looked up once."""
         drop = self.tables(versine).drop.at_time(self.time(tau), self.coordinate(2 - versine))
         return self.log_peak(tau) - versine * (self.inverse_scale(tau) * drop)
 
@@ -207,11 +208,16 @@ class CompactTables:
     def step(self, q: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Radius for a Gaussian tangent vector of length ``q``, its cosine, and the pull there."""
         tables, time = self.tables(q), self.time(tau)
-        (ratio,) = tables.step(time, q)
-        r = tau.clamp_max(self.tau_end).sqrt() * q * ratio
+        size = tau.clamp_max(self.tau_end).sqrt() * q
+        if isinstance(tables.step, Patches):
+            r = size * tables.step(time, q)[0]
+            cos = r.cos()
+            return r, cos, self.pull(1 + cos, tau)
+        row = tables.step.row(time)
+        r = size * tables.step(row, q)[0]
         cos = r.cos()
-        (inverse,) = tables.step_inverse(time, (cos + (1 + _LAYER)).log())
-        return r, cos, self.inverse_scale(tau) / inverse
+        inverse = tables.step_inverse(row, (cos + (1 + _LAYER)).log())[0]  # of (2 / m) P
+        return r, cos, ((self.law.m / 2 * tau).sinh() * inverse).reciprocal()
 
 
 def sphere_tables(n: int) -> CompactTables:

@@ -6,12 +6,15 @@ With :math:`y = \cosh r` and :math:`\varphi = r^2 / 2`, in odd dimension :math:`
     p(r, \tau) = (2\pi)^{-m} (2\pi\tau)^{-1/2} e^{-m^2 \tau / 2}\, \Big(-\frac{d}{dy}\Big)^m e^{-\varphi / \tau},
 
 and in even dimension :math:`n = 2m` an Abel integral of the kernel of dimension n + 1 (McKean's formula for n = 2). The
-derivatives :math:`\psi_k = (-1)^{k-1} \varphi^{(k)}(y)` are positive, so that with :math:`w_k = \psi_k / \psi_1^k` the recursion
+derivatives :math:`\psi_k = (-1)^{k-1} \varphi^{(k)}(y)` are positive, so that with :math:`w_k = \psi_k / \psi_1^k`
+the recursion
 
 .. math::
-    D_{m+1} = D_m + \sum_{k=1}^{m} \binom mk \tau^k w_{k+1} D_{m-k}, \qquad \Big(-\frac{d}{dy}\Big)^m e^{-\varphi/\tau} = \Big(\frac{\psi_1}{\tau}\Big)^m D_m\, e^{-\varphi/\tau},
+    D_{m+1} = D_m + \sum_{k=1}^{m} \binom mk \tau^k w_{k+1} D_{m-k}, \qquad \Big(-\frac{d}{dy}\Big)^m
+    e^{-\varphi/\tau} = \Big(\frac{\psi_1}{\tau}\Big)^m D_m\, e^{-\varphi/\tau},
 
-never cancels, at any dimension, radius and time. The score follows from :math:`\partial_r p_n = -2\pi \sinh r\, e^{n\tau/2} p_{n+2}`.
+never cancels, at any dimension, radius and time. The score follows from
+:math:`\partial_r p_n = -2\pi \sinh r\, e^{n\tau/2} p_{n+2}`.
 
 References:
     McKean, *An upper bound to the spectrum of the Laplacian on a manifold of negative curvature*, 1970.
@@ -60,7 +63,8 @@ def langevin(r: np.ndarray) -> np.ndarray:
 def _scaled_derivatives(r: np.ndarray, count: int) -> np.ndarray:
     """``psi_k cosh(r/2)^(2k)`` for k = 1 .. count, shape ``(count, *r.shape)``.
 
-    The recurrence (y^2 - 1) psi_{k+2} = (2k+1) y psi_{k+1} - k^2 psi_k has psi as its minimal solution: downwards it is stable, and fast for
+    The recurrence (y^2 - 1) psi_{k+2} = (2k+1) y psi_{k+1} - k^2 psi_k has psi as its minimal solution: downwards it
+    is stable, and fast for
     small radii; upwards it loses a factor coth(r/2)^2 a step, which is harmless for large ones.
     """
     c2, s2 = np.cosh(r / 2) ** 2, np.sinh(r / 2) ** 2
@@ -127,7 +131,8 @@ class HyperbolicLaw:
             pull = step / (1 + excess[m]) / tau
         else:
             m = n // 2
-            # w = beta sinh(u): the poles of the integrand at s^2 = -pi^2 move away from the real line, and the trapezoidal rule is spectral.
+            # w = beta sinh(u): the poles of the integrand at s^2 = -pi^2 move away from the real line, and the
+            # trapezoidal rule is spectral.
             reach = np.sqrt((r**2 + math.pi**2) / tau)
             beta = np.minimum(reach, 2.0)
             top = np.arcsinh(9.5 / beta)

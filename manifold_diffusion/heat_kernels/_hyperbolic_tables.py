@@ -17,7 +17,7 @@ from ._transport import chi_range, log_sphere_area, radial_transport
 
 __all__ = ["HyperbolicTables"]
 
-_VERSION = 1
+_VERSION = 2
 _CELLS, _DEGREE, _NODES, _STEPS = 24, 7, 128, 192
 _RADIUS = 400.0  # end of the radial nodes; the tabulated functions are constant beyond, to 1 / r
 _SHORT = 0.01  # step nodes are equally spaced in log(q + _SHORT): late times move short steps a long way
@@ -39,7 +39,8 @@ class HyperbolicTables:
         -\partial_r \log p = r \Big(\frac1\tau + \frac{G(r, \tau)}{\sqrt{1 + r^2}}\Big), \qquad
         \log p = -\frac{r^2}{2\tau} - \frac n2 \log 2\pi\tau + \rho \log\frac{r}{\sinh r} + \tau\, C(r, \tau).
 
-    G and C are smooth and bounded: G is :math:`\rho/3` at the origin for short times and tends to :math:`\rho` for large radii, C is -1/2 for n = 3.
+    G and C are smooth and bounded: G is :math:`\rho/3` at the origin for short times and tends to :math:`\rho` for
+    large radii, C is -1/2 for n = 3.
 
     Args:
         n: dimension, at least 2.
@@ -60,7 +61,8 @@ class HyperbolicTables:
         """Function values at the nodes of the table, float64, from disk or computed."""
         if self._arrays is None:
             key = {
-                "version": _VERSION, "n": self.dim, "tau_c": self.tau_c, "tau_end": self.tau_end, "cells": _CELLS, "degree": _DEGREE,
+                "version": _VERSION, "n": self.dim, "tau_c": self.tau_c, "tau_end": self.tau_end, "cells": _CELLS,
+                "degree": _DEGREE,
                 "nodes": _NODES, "steps": _STEPS, "radius": _RADIUS, "short": _SHORT,
             }  # fmt: skip
             self._arrays = cached_arrays(self.name, key, self._build)
@@ -107,10 +109,8 @@ class HyperbolicTables:
             return constant - r**2 / (2 * tau) + self.rho * ratio + tau * spline(_coordinate(r))[:, 0] + volume
 
         r_max = (n - 1) * tau / 2 + math.sqrt(tau) * (math.sqrt(n) + 14)
-        r, start = radial_transport(n, log_law, r_max, q)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            ratio = np.where(q > 0, r / (math.sqrt(tau) * q), start / math.sqrt(tau))
-        return np.stack([np.log(ratio), spline(_coordinate(np.maximum(r, 0)))[:, 1]])
+        ratio = radial_transport(n, log_law, r_max, q, short=_SHORT)
+        return np.stack([np.log(ratio / math.sqrt(tau)), spline(_coordinate(ratio * q))[:, 1]])
 
     # ------------------------------------------------------------------ looking up
 
@@ -171,8 +171,9 @@ class HyperbolicTables:
 
     def step(self, q: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
         """Radius for a Gaussian tangent vector of length ``q``, and the pull there."""
-        log_ratio_, drift = self.tables(q).step(self.time(tau), (q + _SHORT).log())
-        r = tau.sqrt() * q * log_ratio_.exp()
+        step, time, column = self.tables(q).step, self.time(tau), (q + _SHORT).log()
+        log_stretch, drift = step(time, column) if isinstance(step, Patches) else step(step.row(time), column)
+        r = tau.sqrt() * q * log_stretch.exp()
         return r, 1 / tau + drift * (1 + r.square()).rsqrt()
 
 

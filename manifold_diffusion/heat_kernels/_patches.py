@@ -1,8 +1,11 @@
 r"""Tables of smooth functions of two variables, stored as one polynomial per cell.
 
-Along the first variable (time) each cell is fitted by itself at its Chebyshev-Lobatto points, so that nothing in one cell reaches the
-next. Along the second (radius) a spline through equally spaced nodes keeps derivatives continuous, which divergences of the score need.
-A look-up is one gather of a contiguous row and two Horner sums; it is differentiable in both variables any number of times.
+Along the first variable (time) each cell is fitted by itself at its Chebyshev-Lobatto points, so that nothing in one
+cell reaches the
+next. Along the second (radius) a spline through equally spaced nodes keeps derivatives continuous, which divergences
+of the score need.
+A look-up is one gather of a contiguous row and two Horner sums; it is differentiable in both variables any number of
+times.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ def lobatto(degree: int) -> np.ndarray:
 
 
 def _to_monomials(values: np.ndarray, degree: int) -> np.ndarray:
-    """Monomial coefficients in [-1, 1] of the interpolants through values ``(cells, degree + 1, ...)`` at the Lobatto points."""
+    """Monomial coefficients in [-1, 1] of interpolants through ``(cells, degree + 1, ...)`` at the Lobatto points."""
     inverse = np.linalg.inv(np.vander(lobatto(degree), increasing=True))
     return np.einsum("ij,cj...->ci...", inverse, values)
 
@@ -31,7 +34,8 @@ def fit(values: np.ndarray, columns: np.ndarray, degree: int, spline: int) -> np
     """Coefficients of the patches.
 
     Args:
-        values: function values ``(cells, degree + 1, nodes)`` at the Lobatto points of each time cell and the radial nodes.
+        values: function values ``(cells, degree + 1, nodes)`` at the Lobatto points of each time cell and the radial
+            nodes.
         columns: the equally spaced radial nodes.
         degree: polynomial degree in time.
         spline: degree of the radial spline, odd.
@@ -53,7 +57,7 @@ def fit(values: np.ndarray, columns: np.ndarray, degree: int, spline: int) -> np
 
 
 def resample(values: np.ndarray, degree: int, new_degree: int, refine: int) -> np.ndarray:
-    """The same function at the Lobatto points of ``refine`` times smaller cells, ``(cells * refine, new_degree + 1, nodes)``."""
+    """The function at the Lobatto points of smaller cells, ``(cells * refine, new_degree + 1, nodes)``."""
     rows = _to_monomials(values, degree)
     cells, _, nodes = rows.shape
     edges = np.linspace(-1, 1, refine + 1)
@@ -104,7 +108,7 @@ class Patches:
         return self._evaluate(row, f, g)
 
     def at_time(self, time: Tensor, radial: Tensor) -> Tensor:
-        """A one-channel table at radial coordinates ``(queries, centres)`` with a time per centre, ``(centres,)`` or ``(1,)``."""
+        """A one-channel table at coordinates ``(queries, centres)``, with times ``(centres,)`` or ``(1,)``."""
         i, f = self.locate(time, self.time_start, self.time_scale, self.cells)
         j, g = self.locate(radial, self.radial_start, self.radial_scale, self.columns)
         rows = self.rows.view(self.cells, self.columns, self.p, self.q).index_select(
@@ -143,10 +147,11 @@ class Patches:
 
 
 class Image:
-    """Bilinear look-up of functions on a fine grid, in one fused operation: for training noise, where every launch counts.
+    """Bilinear look-up on a fine grid in one fused operation: for training noise, where every launch counts.
 
     Args:
-        values: ``(channels, cells, degree + 1, nodes)`` at the Lobatto points of each time cell and at equally spaced radial nodes.
+        values: ``(channels, cells, degree + 1, nodes)`` at the Lobatto points of each time cell and at equally spaced
+            radial nodes.
         time_range: first and last value of the time coordinate.
         radial_range: first and last value of the radial coordinate.
         device: of the table.
@@ -173,23 +178,24 @@ class Image:
         fine = np.concatenate([fine, values[:, -1:, -1]], 1)
         at = np.linspace(0, 1, columns + 1)
         picture = make_interp_spline(np.linspace(0, 1, nodes), fine, k=5, axis=2)(at)
-        self.picture = torch.as_tensor(picture).to(device=device, dtype=torch.float32).unsqueeze(0)
+        self.picture = torch.as_tensor(picture).to(device=device, dtype=torch.float32).contiguous().unsqueeze(0)
         self.time_scale, self.time_shift = _affine(time_range)
         self.radial_scale, self.radial_shift = _affine(radial_range)
 
-    def __call__(self, time: Tensor, radial: Tensor) -> tuple[Tensor, ...]:
-        """The functions, one tensor per channel; outside the table the nearest edge."""
-        grid = torch.stack(
-            torch.broadcast_tensors(
-                radial * self.radial_scale + self.radial_shift, time * self.time_scale + self.time_shift
-            ),
-            -1,
-        )
-        shape = grid.shape[:-1]
+    def row(self, time: Tensor) -> Tensor:
+        """Position along the time axis; shared by images with the same time range."""
+        return torch.rsub(time, self.time_shift, alpha=-self.time_scale)  # shift + scale * time in one operation
+
+    def __call__(self, row: Tensor, radial: Tensor) -> Tensor:
+        """The functions, ``(channels, *batch)``, at the position of :meth:`row`; outside the table the nearest edge."""
+        column = torch.rsub(radial, self.radial_shift, alpha=-self.radial_scale)
+        if column.shape != row.shape:
+            column, row = torch.broadcast_tensors(column, row)
+        grid = torch.stack((column, row), -1).view(1, 1, -1, 2)
         out = torch.nn.functional.grid_sample(
-            self.picture, grid.reshape(1, 1, -1, 2), mode="bilinear", padding_mode="border", align_corners=True
+            self.picture, grid, mode="bilinear", padding_mode="border", align_corners=True
         )
-        return tuple(c.reshape(shape) for c in out[0, :, 0].unbind(0))
+        return out.view(-1, *column.shape)
 
     @property
     def nbytes(self) -> int:

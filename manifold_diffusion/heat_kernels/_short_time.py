@@ -9,15 +9,19 @@ In normal coordinates at the source, with :math:`\rho = (n-1)/2` and :math:`y = 
 and the heat equation :math:`\partial_\tau p = \tfrac12 \Delta p` becomes
 
 .. math::
-    (k + 1)\, b_k + 2 y\, b_k' = n\, b_{k-1}' + 2 y\, b_{k-1}'' + 2 y \sum_{i + j = k - 2} b_i' b_j' + [k = 0]\, Q(y), \qquad
+    (k + 1)\, b_k + 2 y\, b_k' = n\, b_{k-1}' + 2 y\, b_{k-1}'' + 2 y \sum_{i + j = k - 2} b_i' b_j' + [k = 0]\, Q(y),
+    \qquad
     Q = \frac{\rho^2}2 - \frac{\rho (\rho - 1)}2 \Big(\frac1{\sin^2\theta} - \frac1{\theta^2}\Big).
 
-Every :math:`b_k` is a power series in :math:`y` with radius :math:`\pi^2`, and the recursion acts on its coefficients without
-cancellation. The series in :math:`\tau` is asymptotic: its error is of the order of the weight of the second-shortest geodesic,
+Every :math:`b_k` is a power series in :math:`y` with radius :math:`\pi^2`, and the recursion acts on its coefficients
+without
+cancellation. The series in :math:`\tau` is asymptotic: its error is of the order of the weight of the second-shortest
+geodesic,
 :math:`e^{-2\pi(\pi-\theta)/\tau}`, far below rounding wherever it is used.
 
 References:
-    Minakshisundaram and Pleijel, *Some properties of the eigenfunctions of the Laplace-operator on Riemannian manifolds*, 1949.
+    Minakshisundaram and Pleijel, *Some properties of the eigenfunctions of the Laplace-operator on Riemannian
+    manifolds*, 1949.
 """
 
 from __future__ import annotations
@@ -53,11 +57,12 @@ class ShortTime:
 
     @classmethod
     def evaluate(cls, n: int, theta: np.ndarray, tau: np.ndarray, orders: int = 32, terms: int = 260) -> ShortTime:
-        """Sum the expansion on the grid ``tau`` x ``theta``; arrays of shape ``(len(tau), len(theta))``, ``log_peak`` ``(len(tau), 1)``."""
+        """Sum the expansion on the grid ``tau`` x ``theta``; ``log_peak`` has shape ``(len(tau), 1)``."""
         rho = (n - 1) / 2
         log_ratio = _zeta_series(terms + 2)
         m = np.arange(terms, dtype=float)
-        # 1/sin^2 - 1/theta^2 = (d/dtheta)^2 log(theta/sin(theta)): coefficient of y^m is (2m+2)(2m+1) times that of y^(m+1).
+        # 1/sin^2 - 1/theta^2 = (d/dtheta)^2 log(theta/sin(theta)): coefficient of y^m is (2m+2)(2m+1) times that of
+        # y^(m+1).
         curvature = (2 * m + 2) * (2 * m + 1) * log_ratio[1 : terms + 1]
         q = -0.5 * rho * (rho - 1) * curvature
         q[0] += rho**2 / 2
@@ -70,9 +75,9 @@ class ShortTime:
                 rhs += q
             else:
                 d = slopes[k - 1]
-                second = (m[1:] * d[1:]).tolist() + [0.0]  # b''
+                second = np.append(m[1:] * d[1:], 0.0)  # b''
                 rhs += n * d
-                rhs[1:] += 2 * np.asarray(second)[:-1]
+                rhs[1:] += 2 * second[:-1]
                 cross = np.zeros(terms)
                 for i in range(k - 1):
                     cross += np.convolve(slopes[i], slopes[k - 2 - i])[:terms]

@@ -1,18 +1,25 @@
 r"""Maps from the length of a Gaussian tangent vector to the radius of a Brownian motion.
 
-If :math:`\xi` is standard normal in the tangent space, :math:`q = |\xi|` follows the chi law with d degrees of freedom; the increasing map
-:math:`r(q)` with :math:`F_\tau(r(q)) = F_\chi(q)` gives a radius with the law of the kernel. In flat space it is :math:`\sqrt\tau\, q`, so on a curved space
-:math:`r / (\sqrt\tau\, q)` is a smooth table, close to 1 for short times, and the direction :math:`\xi / q` comes from the same draw.
+If :math:`\xi` is standard normal in the tangent space, :math:`q = |\xi|` follows the chi law with d degrees of
+freedom; the increasing map
+:math:`r(q)` with :math:`F_\tau(r(q)) = F_\chi(q)` gives a radius with the law of the kernel. In flat space it is
+:math:`\sqrt\tau\, q`, so on a curved space
+:math:`r / (\sqrt\tau\, q)` is a smooth table, close to 1 for short times, and the direction :math:`\xi / q` comes
+from the same draw.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .._errors import NumericsError
+
+if TYPE_CHECKING:
+    from scipy.interpolate import BSpline
 
 __all__ = ["chi_range", "log_sphere_area", "radial_transport"]
 
@@ -34,9 +41,10 @@ def radial_transport(
     r_max: float,
     q: np.ndarray,
     end: float = math.inf,
+    short: float = math.inf,
     cells: int = 160,
-) -> tuple[np.ndarray, float]:
-    """The map r(q) of one law.
+) -> np.ndarray:
+    """The ratio r(q) / q of one law, with its limit at q = 0.
 
     Args:
         dim: degrees of freedom of the chi law.
@@ -44,10 +52,11 @@ def radial_transport(
         r_max: the law has no mass beyond.
         q: where to evaluate, ascending.
         end: largest radius of the manifold; the map tends to it when q grows.
+        short: the map is interpolated in log(q + short): small for laws that carry short steps a long way.
         cells: panels of the quadrature.
 
     Returns:
-        ``r(q)`` and its derivative at 0.
+        ``r(q) / q``.
 
     Raises:
         NumericsError: if the law is not finite or its mass is not 1.
@@ -80,8 +89,19 @@ def radial_transport(
     good = np.isfinite(chi) & (chi < q[-1] + 2) & (np.diff(chi, prepend=-1.0) > 1e-9)
     if low > 0:
         good[0] = False
-    if high >= end:
-        curve = make_interp_spline(chi[good], np.log(end - edges[good]), k=5)
-        return end - np.exp(curve(q)), -end * float(curve.derivative()(0.0))
-    curve = make_interp_spline(chi[good], edges[good], k=5)
-    return curve(q), float(curve.derivative()(0.0))
+    chi, edges = chi[good], edges[good]
+    height = np.log(end - edges) if high >= end else edges
+    warp = (lambda a: np.log(a + short)) if short < math.inf else (lambda a: a)
+    curve = make_interp_spline(warp(chi), height, k=5)
+    inside = np.clip(q, chi[0], None)  # below the first panel, if there is such a q, the ratio stays
+    inside = np.where(inside > 0, inside, 1e-9)
+    value = curve(warp(inside))
+    return np.where(
+        inside > 1e-9, (end - np.exp(value) if high >= end else value) / inside, _slope(curve, warp, short, end, high)
+    )
+
+
+def _slope(curve: BSpline, warp: Callable[[np.ndarray], np.ndarray], short: float, end: float, high: float) -> float:
+    """Derivative of r(q) at 0."""
+    inner = float(curve.derivative()(warp(np.array(0.0)))) / (short if short < math.inf else 1.0)
+    return -end * inner if high >= end else inner

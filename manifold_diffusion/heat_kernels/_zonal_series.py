@@ -3,12 +3,15 @@ r"""Eigenfunction series of radial heat kernels in fixed-point integers of any p
 .. math::
     p(\theta, \tau) = \frac1V \sum_l w_l\, e^{-\lambda_l \tau / 2}\, Z_l(\cos\theta), \qquad \lambda_l = l (l + m - 1).
 
-In the tail the sum is smaller than its terms by :math:`e^{\theta^2/2\tau}`: floating point returns noise there, integers with enough bits return
+In the tail the sum is smaller than its terms by :math:`e^{\theta^2/2\tau}`: floating point returns noise there,
+integers with enough bits return
 the truth. Both spaces here have a polynomial :math:`Z_l` with a three-term recurrence:
 
-* sphere :math:`S^n`: m = n, :math:`w_l` the multiplicity, :math:`Z_l = G_l^{(n)}` the Gegenbauer polynomial with :math:`G_l(1) = 1`, and
+* sphere :math:`S^n`: m = n, :math:`w_l` the multiplicity, :math:`Z_l = G_l^{(n)}` the Gegenbauer polynomial with
+  :math:`G_l(1) = 1`, and
   :math:`\tfrac{d}{dx} G_l^{(n)} = \tfrac{\lambda_l}{n} G_{l-1}^{(n+2)}`;
-* SO(3): m = 2, :math:`w_l = 2l + 1`, :math:`Z_l = \chi_l` the character as a polynomial in the cosine of the rotation angle.
+* SO(3): m = 2, :math:`w_l = 2l + 1`, :math:`Z_l = \chi_l` the character as a polynomial in the cosine of the rotation
+  angle.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ class Zonal(ABC):
 
     @abstractmethod
     def polynomials(self, x: Any, levels: int, bits: int) -> tuple[Any, Any]:
-        """Fixed-point ``Z_l(x)`` and ``divisor * Z_l'(x)``, object arrays ``(levels, len(x))``, for fixed-point ``x``."""
+        """Fixed-point ``Z_l(x)`` and ``divisor * Z_l'(x)``, object arrays ``(levels, len(x))``; so is ``x``."""
 
 
 class SphereZonal(Zonal):
@@ -112,7 +115,8 @@ class SeriesValues:
 def sum_series(zonal: Zonal, cosines: np.ndarray, taus: np.ndarray, max_drop: float) -> list[SeriesValues]:
     """The series at every time (ascending), exact down to ``exp(-max_drop)`` of the peak.
 
-    Times are grouped by octaves: the polynomials are computed once a group, with the number of bits that its first time needs.
+    Times are grouped by octaves: the polynomials are computed once a group, with the number of bits that its first
+    time needs.
     """
     out: list[SeriesValues] = []
     start = 0

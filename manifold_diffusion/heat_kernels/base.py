@@ -35,17 +35,19 @@ class HeatKernel(ABC):
     r"""Law of Brownian motion on a manifold at Brownian time :math:`\tau`, started at :math:`x_0`.
 
     The density :math:`p_\tau(x \mid x_0)` is with respect to the Riemannian volume and solves
-    :math:`\partial_\tau p = \tfrac12 \Delta p`, so that on :math:`\mathbb{R}^n` it is :math:`N(x_0, \tau I)`. ``tau`` is a float or a tensor that
+    :math:`\partial_\tau p = \tfrac12 \Delta p`, so that on :math:`\mathbb{R}^n` it is :math:`N(x_0, \tau I)`. ``tau``
+    is a float or a tensor that
     broadcasts to the batch shape; it must be positive and finite.
 
-    A new kernel writes ``sample``, ``log_prob`` and ``score``, passes ``tau`` through :func:`brownian_time`, and registers itself with
+    A new kernel writes ``sample``, ``log_prob`` and ``score``, passes ``tau`` through :func:`brownian_time`, and
+    registers itself with
     ``@heat_kernel.register(MyManifold)``.
 
     Attributes:
         manifold: where the Brownian motion lives.
     """
 
-    manifold: Manifold
+    manifold: Any  # the class of manifold that the kernel is registered for
 
     @abstractmethod
     def sample(self, x0: Tensor, tau: Tensor | float, generator: torch.Generator | None = None) -> Tensor:
@@ -62,7 +64,7 @@ class HeatKernel(ABC):
 
     @abstractmethod
     def log_prob(self, x: Tensor, x0: Tensor, tau: Tensor | float) -> Tensor:
-        """Log density in nats with respect to the Riemannian volume, ``(*batch,)``; ``x``, ``x0`` and ``tau`` broadcast."""
+        """Log density in nats with respect to the Riemannian volume, ``(*batch,)``; the arguments broadcast."""
 
     @abstractmethod
     def score(self, x: Tensor, x0: Tensor, tau: Tensor | float) -> Tensor:
@@ -96,7 +98,8 @@ class HeatKernel(ABC):
 def brownian_time(tau: Tensor | float, like: Tensor, largest: float = math.inf) -> Tensor:
     """``tau`` as a tensor with the dtype and device of ``like``, checked to be positive and finite.
 
-    Values on an accelerator, and those seen inside ``vmap`` or a compiled graph, are not looked at: reading them would stop the stream. A
+    Values on an accelerator, and those seen inside ``vmap`` or a compiled graph, are not looked at: reading them
+    would stop the stream. A
     bad one gives NaN there, which losses and solvers report.
 
     Args:
@@ -121,7 +124,8 @@ def _check(low: float, high: float, largest: float) -> None:
     if not (low > 0 and high < math.inf):  # a NaN fails the first comparison
         bad = low if not low > 0 else high
         raise ConfigError(
-            f"tau, the Brownian time, must be positive and finite; got {bad}. It is a variance: on R^n the law is N(x0, tau I)."
+            f"tau, the Brownian time, must be positive and finite; got {bad}. "
+            "It is a variance: on R^n the law is N(x0, tau I)."
         )
     if high > largest:
         raise ConfigError(
@@ -130,7 +134,7 @@ def _check(low: float, high: float, largest: float) -> None:
 
 
 def _is_wrapped(tau: Tensor) -> bool:
-    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tau))
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tau))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def point_scale(manifold: Manifold, a: Tensor) -> Tensor:
@@ -169,11 +173,10 @@ def _build(manifold: Manifold) -> HeatKernel:
 
 
 class _HeatKernelFunction:
-    """``heat_kernel(manifold)``: see the module's documentation; one instance, a dispatch on the manifold's class with a cache."""
+    """``heat_kernel(manifold)``: a dispatch on the manifold's class that keeps the kernels it made."""
 
     def __init__(self) -> None:
         self._kernels: dict[Manifold, HeatKernel] = {}
-        self.__doc__ = _build.__doc__
 
     def __call__(self, manifold: Manifold) -> HeatKernel:
         """The heat kernel of a manifold, the same object at every call.
@@ -197,7 +200,7 @@ class _HeatKernelFunction:
         return kernel
 
     def register(self, cls: type[Manifold]) -> Callable[[_Factory], _Factory]:
-        """Decorator: ``@heat_kernel.register(MyManifold)`` on a function (or kernel class) that takes the manifold and returns its kernel."""
+        """Decorator of the function (or kernel class) that takes a manifold of class ``cls`` and returns its kernel."""
 
         def decorator(factory: _Factory) -> _Factory:
             _build.register(cls)(factory)

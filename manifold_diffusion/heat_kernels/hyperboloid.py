@@ -17,12 +17,15 @@ __all__ = ["HyperboloidKernel"]
 class HyperboloidKernel(HeatKernel):
     r"""The heat kernel of :math:`H^n`, n >= 2.
 
-    For n = 3 it is :math:`(2\pi\tau)^{-3/2} \frac{r}{\sinh r} e^{-\tau/2 - r^2/2\tau}`; in other dimensions its radial law comes from the derivatives of
-    :math:`e^{-r^2/2\tau}` in :math:`\cosh r` (n odd) or an Abel integral of them (n even), to machine precision, and is tabulated.
+    For n = 3 it is :math:`(2\pi\tau)^{-3/2} \frac{r}{\sinh r} e^{-\tau/2 - r^2/2\tau}`; in other dimensions its
+    radial law comes from the derivatives of
+    :math:`e^{-r^2/2\tau}` in :math:`\cosh r` (n odd) or an Abel integral of them (n even), to machine precision, and
+    is tabulated.
     :math:`E[\cosh r] = e^{n\tau/2}`.
 
     Brownian motion drifts to infinity at the speed (n-1)/2. The time is limited to 300/(n-1). Squares of float32
-    coordinates overflow at r = 44 from the origin, of float64 ones at r = 355: points that get there are not representable.
+    coordinates overflow at r = 44 from the origin, of float64 ones at r = 355: points that get there are not
+    representable.
 
     Args:
         manifold: a ``Hyperboloid(n)`` with n >= 2.
@@ -56,7 +59,8 @@ class HyperboloidKernel(HeatKernel):
             q = torch.linalg.vector_norm(xi, dim=-1, keepdim=True).clamp_min(1e-30)
             r, pull = (a.unsqueeze(-1) for a in self._radial.step(q.squeeze(-1), tau))
             space = x0[..., 1:]
-            # Unit vector: parallel transport of (0, xi / q) from the origin to x0. Only the space-like entries are needed, the others follow.
+            # Unit vector: parallel transport of (0, xi / q) from the origin to x0. Only the space-like entries are
+            # needed, the others follow.
             unit = xi / q
             tangent = torch.addcmul(unit, (space * unit).sum(-1, keepdim=True) / (1 + x0[..., :1]), space)
             cosh, sinh = r.cosh(), r.sinh()

@@ -14,7 +14,7 @@ from .base import brownian_time, heat_kernel
 __all__ = ["HeatKernelMixture"]
 
 _PAIRS = 1 << 18
-"""Pairs of a query and a centre that are held at a time: their temporaries stay in cache, and memory doesn't grow with the data."""
+"""Pairs held at a time: their temporaries stay in cache, and memory doesn't grow with the data."""
 
 
 class HeatKernelMixture:
@@ -23,8 +23,10 @@ class HeatKernelMixture:
     .. math::
         p_\tau(x) = \sum_k w_k\, p_{\tau_k + \tau}(x \mid c_k) + \frac{w_0}{V}
 
-    By the semigroup property :math:`p_\tau` is exactly the law at Brownian time :math:`\tau` of a Brownian motion started at :math:`p_0`: an
-    oracle for everything that is learned, and (with data points as centres) a kernel density estimate. Sums run over chunks of centres in
+    By the semigroup property :math:`p_\tau` is exactly the law at Brownian time :math:`\tau` of a Brownian motion
+    started at :math:`p_0`: an
+    oracle for everything that is learned, and (with data points as centres) a kernel density estimate. Sums run over
+    chunks of centres in
     log space, in bounded memory.
 
     Args:
@@ -32,7 +34,8 @@ class HeatKernelMixture:
         centres: ``(K, *point_shape)``.
         tau: Brownian time per centre, ``(K,)``, or one for all.
         weights: positive weights, ``(K,)``, normalised here; default: equal.
-        uniform_weight: weight :math:`w_0` of the uniform law, in [0, 1); the centres share the rest. Only on a compact manifold.
+        uniform_weight: weight :math:`w_0` of the uniform law, in [0, 1); the centres share the rest. Only on a
+            compact manifold.
 
     Raises:
         ConfigError: for times or weights out of range, or no centre.
@@ -61,7 +64,8 @@ class HeatKernelMixture:
         manifold.check_point(centres, "centres")
         if centres.dim() != 1 + len(manifold.point_shape) or len(centres) == 0:
             raise ConfigError(
-                f"centres must have shape (K, {', '.join(map(str, manifold.point_shape))}) with K >= 1; got {tuple(centres.shape)}."
+                f"centres must have shape (K, {', '.join(map(str, manifold.point_shape))}) with K >= 1; "
+                f"got {tuple(centres.shape)}."
             )
         self.centres = centres
         self.tau = brownian_time(tau, centres).reshape(-1)
@@ -85,12 +89,13 @@ class HeatKernelMixture:
                 or float(w.sum()) <= 0
             ):
                 raise ConfigError(
-                    f"weights must be one finite number >= 0 per centre ({len(centres)}), not all zero; got shape {tuple(w.shape)}."
+                    f"weights must be one finite number >= 0 per centre ({len(centres)}), not all zero; "
+                    f"got shape {tuple(w.shape)}."
                 )
             self.weights = w / w.sum()
 
     def log_prob(self, x: Tensor, tau: Tensor | float = 0.0) -> Tensor:
-        """Log density at points ``(*batch, *point_shape)``, after the extra Brownian time ``tau >= 0`` (float or ``(*batch,)``)."""
+        """Log density after the extra Brownian time ``tau >= 0``, a float or ``(*batch,)``; shape ``(*batch,)``."""
         return self._reduce(x, tau, want_score=False)[0]
 
     def score(self, x: Tensor, tau: Tensor | float = 0.0) -> Tensor:

@@ -18,10 +18,12 @@ __all__ = ["ProductKernel"]
 class ProductKernel(HeatKernel):
     r"""The product law.
 
-    With the metric :math:`g = \sum_i w_i g_i` factor i moves for the Brownian time :math:`\tau_i = \tau / w_i`; its density gains
+    With the metric :math:`g = \sum_i w_i g_i` factor i moves for the Brownian time :math:`\tau_i = \tau / w_i`; its
+    density gains
     :math:`w_i^{-d_i/2}` and its score :math:`1/w_i`.
 
-    A process with a noise level per factor passes ``tau`` as a tuple with one entry (float or ``(*batch,)``) per factor.
+    A process with a noise level per factor passes ``tau`` as a tuple with one entry (float or ``(*batch,)``) per
+    factor.
 
     Args:
         manifold: a ``Product(...)`` whose factors all have a heat kernel.
@@ -36,7 +38,7 @@ class ProductKernel(HeatKernel):
         self._log_weight = sum(f.dim / 2 * math.log(w) for f, w in zip(manifold.factors, manifold.weights, strict=True))
 
     def _times(self, tau: Tensor | float | Sequence[Tensor | float]) -> list[Tensor | float]:
-        taus = list(tau) if isinstance(tau, tuple | list) else [tau] * len(self.factors)
+        taus: list[Tensor | float] = [tau] * len(self.factors) if isinstance(tau, Tensor | float | int) else list(tau)
         return [t if w == 1 else t / w for t, w in zip(taus, self.manifold.weights, strict=True)]
 
     def sample(

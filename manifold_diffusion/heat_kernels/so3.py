@@ -21,7 +21,7 @@ def _towards(x: Tensor, x0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _versine(x: Tensor, centres: Tensor) -> Tensor:
-    """1 - cos w of every pair, ``(queries, centres)``; the product is taken in float64 because short times divide its error."""
+    """1 - cos w of every pair, ``(queries, centres)``; the product is in float64: short times divide its error."""
     a, b = x.flatten(1).double(), centres.flatten(1).double()
     pairs = torch.addmm(b.square().sum(-1), a, b.mT, beta=0.25, alpha=-0.5)
     return (pairs + a.square().sum(-1, keepdim=True) / 4).to(x.dtype).clamp(0, 2)
@@ -32,10 +32,13 @@ class SO3Kernel(HeatKernel):
     r"""The heat kernel of SO(3) with the metric in which distance is the rotation angle (isotropic Gaussian on SO(3)).
 
     .. math::
-        p_\tau(\omega) = \frac1{8\pi^2} \sum_l (2l+1)\, e^{-l(l+1)\tau/2}\, \frac{\sin((l+\frac12)\omega)}{\sin(\omega/2)}
-        = \frac{e^{\tau/8}}{(2\pi\tau)^{3/2}} \sum_k \frac{\omega_k/2}{\sin(\omega_k/2)}\, e^{-\omega_k^2/2\tau}, \quad \omega_k = \omega + 2\pi k
+        p_\tau(\omega) = \frac1{8\pi^2} \sum_l (2l+1)\, e^{-l(l+1)\tau/2}\,
+        \frac{\sin((l+\frac12)\omega)}{\sin(\omega/2)}
+        = \frac{e^{\tau/8}}{(2\pi\tau)^{3/2}} \sum_k \frac{\omega_k/2}{\sin(\omega_k/2)}\, e^{-\omega_k^2/2\tau},
+        \quad \omega_k = \omega + 2\pi k
 
-    Images are summed below tau = 0.25, characters in integers of hundreds of bits above; a score is one look-up times the skew part of
+    Images are summed below tau = 0.25, characters in integers of hundreds of bits above; a score is one look-up times
+    the skew part of
     :math:`R^\top R_0`, and is finite and right at rotations by pi. :math:`E[\mathrm{tr}\, R_0^\top R] = 3 e^{-\tau}`.
 
     Args:

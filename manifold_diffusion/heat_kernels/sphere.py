@@ -21,7 +21,7 @@ def _towards(x: Tensor, x0: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _versine(x: Tensor, centres: Tensor) -> Tensor:
-    """1 - cos r of every pair, ``(queries, centres)``; the product is taken in float64 because short times divide its error."""
+    """1 - cos r of every pair, ``(queries, centres)``; the product is in float64: short times divide its error."""
     a, b = x.double(), centres.double()
     pairs = torch.addmm(b.square().sum(-1), a, b.mT, beta=0.5, alpha=-1)
     return (pairs + a.square().sum(-1, keepdim=True) / 2).to(x.dtype).clamp(0, 2)
@@ -30,7 +30,8 @@ def _versine(x: Tensor, centres: Tensor) -> Tensor:
 class SphereKernel(HeatKernel):
     r"""The heat kernel of :math:`S^n`, n from 2 to 511 and more.
 
-    Its radial law is summed to machine precision (short-time expansion to all relevant orders below tau = min(0.03, 2.5/n), eigenfunction series in
+    Its radial law is summed to machine precision (short-time expansion to all relevant orders below tau = min(0.03,
+    2.5/n), eigenfunction series in
     integers of hundreds of bits above) and tabulated; a score is one look-up times the projection of ``x0``.
 
     .. math::

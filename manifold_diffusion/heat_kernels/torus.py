@@ -13,7 +13,8 @@ from .base import HeatKernel, KernelSample, brownian_time, heat_kernel
 __all__ = ["TorusKernel", "wrap_angle", "wrapped_log_prob", "wrapped_score"]
 
 _TWO_PI = 2 * math.pi
-# Below the cross-over three images leave out exp(-4 pi^2 / tau), above it h harmonics leave out exp(-(h + 1)^2 tau / 2).
+# Below the cross-over three images leave out exp(-4 pi^2 / tau), above it h harmonics leave out exp(-(h + 1)^2 tau /
+# 2).
 _CROSS_OVER = {torch.float64: (1.2, 8)}  # 5e-15, 8e-22
 _SINGLE = (2.4, 3)  # 7e-8, 5e-9
 
@@ -67,7 +68,8 @@ class TorusKernel(HeatKernel):
         p_\tau(x \mid x_0) = \prod_i \sum_{k} \frac{e^{-(x_i - x_{0i} + 2\pi k)^2 / 2\tau}}{\sqrt{2\pi\tau}}
         = \prod_i \frac1{2\pi} \Big(1 + 2 \sum_{k \ge 1} e^{-k^2 \tau / 2} \cos k (x_i - x_{0i})\Big)
 
-    The images are summed below tau = 1.2 (2.4 in float32), the Fourier series above. Sampling wraps a Gaussian and is exact.
+    The images are summed below tau = 1.2 (2.4 in float32), the Fourier series above. Sampling wraps a Gaussian and is
+    exact.
 
     Args:
         manifold: a ``Torus(n)``.

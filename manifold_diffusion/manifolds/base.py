@@ -253,9 +253,9 @@ class Manifold(ABC):
         return self.to_tangent(x, a.reshape(*a.shape[:-1], *self.point_shape))
 
     def random_frequencies(self, n: int, max_frequency: float, generator: torch.Generator | None = None) -> Tensor:
-        """Frequencies ``w`` of random waves ``cos(w .
+        """Frequencies of random waves, ``(n, k)``: isotropic directions, log-uniform length in [1, max_frequency].
 
-        coordinates(x))``, ``(n, k)``: isotropic directions, log-uniform length in [1, max_frequency].
+        A frequency ``w`` belongs to the waves ``cos(w . coordinates(x))`` and ``sin(w . coordinates(x))``.
 
         The heat semigroup damps such a wave by about ``exp(-|w|^2 tau / 2)``.
         """

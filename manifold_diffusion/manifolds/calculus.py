@@ -87,7 +87,7 @@ def _along(manifold: Manifold, field: VectorField, x: Tensor, vectors: Tensor) -
 
     Reverse mode: one evaluation, and one product of the transposed derivative with the covector :math:`\langle
     P\,\cdot, \xi\rangle` per vector. Forward mode has the same operation count, but in torch 2.13 every operation
-    between a dual and a plain tensor pays 0.3 to 0.7 ms for its implicit zero tangent (1.2 to 3 times slower here), and
+    between a dual and a plain tensor pays 0.3 to 0.7 ms for its implicit zero tangent (1.1 to 3 times slower here), and
     its gradient through ``layer_norm`` is wrong.
     """
     at = x.expand_as(vectors)

@@ -1,0 +1,145 @@
+"""Measured error of the heat kernels, as a Markdown table.
+
+Every kernel's tables are compared with the functions they tabulate, evaluated directly in extended precision or
+closed form, at random radii and
+times between the nodes, wherever the radial law (density times the area of the geodesic sphere) exceeds 1e-30 of its
+maximum.
+
+    python experiments/bench/heat_kernel_accuracy.py [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from manifold_diffusion.heat_kernels._compact_law import CompactLaw, RotationLaw, SphereLaw
+from manifold_diffusion.heat_kernels._compact_tables import CompactTables
+from manifold_diffusion.heat_kernels._hyperbolic_law import HyperbolicLaw, langevin, log_ratio
+from manifold_diffusion.heat_kernels._hyperbolic_tables import HyperbolicTables
+from manifold_diffusion.heat_kernels.torus import wrapped_log_prob, wrapped_score
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Direct values at times (rows) and radii (columns), and where they count."""
+
+    tau: np.ndarray
+    r: np.ndarray
+    log_p: np.ndarray
+    score: np.ndarray
+    counts: np.ndarray
+
+
+def cut(log_law: np.ndarray) -> np.ndarray:
+    return log_law - log_law.max(1, keepdims=True) > math.log(1e-30)
+
+
+def compact_reference(law: CompactLaw, rows: int, rng: np.random.Generator) -> Reference:
+    tau = np.sort(
+        np.concatenate([np.geomspace(1e-6, 0.9 * law.tau_max, rows), np.geomspace(0.08, 8, rows // 2) / (law.m + 2)])
+    )
+    r = np.sort(
+        np.concatenate([rng.uniform(0, math.pi, 150), math.pi - np.geomspace(1e-3, 0.3, 25), np.geomspace(1e-4, 1, 40)])
+    )
+    values, s = law.evaluate(tau, r), law.scale(tau)[:, None]
+    log_p = values.log_peak[:, None] - 2 * np.sin(r / 2) ** 2 / s * values.drop
+    return Reference(tau, r, log_p, -np.sin(r) / s / values.inverse, cut(log_p + law.log_area(r)))
+
+
+def hyperbolic_reference(n: int, end: float, rows: int, rng: np.random.Generator) -> Reference:
+    tau, rho = np.geomspace(1e-6, 0.99 * end, rows), (n - 1) / 2
+    r = np.sort(np.concatenate([np.geomspace(1e-5, 20, 150), rng.uniform(0, 200, 100)]))
+    v = HyperbolicLaw(n).evaluate(tau, r)
+    log_p = (
+        -(r**2) / (2 * tau[:, None])
+        - n / 2 * np.log(2 * np.pi * tau[:, None])
+        + rho * log_ratio(r)
+        + tau[:, None] * v.correction
+    )
+    return Reference(
+        tau, r, log_p, -r / tau[:, None] - rho * langevin(r) * v.pull, cut(log_p + (n - 1) * (np.log(r) - log_ratio(r)))
+    )
+
+
+def report(
+    name: str, dtype: torch.dtype, ref: Reference, log_p: torch.Tensor, score: torch.Tensor, size: int, seconds: float
+) -> None:
+    keep = ref.counts
+    relative = np.abs(score.double().numpy() / ref.score - 1)[keep]
+    density = (np.abs(log_p.double().numpy() - ref.log_p) / np.maximum(1, np.abs(ref.log_p)))[keep]
+    print(
+        f"| {name} | {str(dtype).removeprefix('torch.')} | {relative.max():.1e} | {np.median(relative):.0e} | "
+        f"{density.max():.1e} | "
+        f"{size / 1024:.0f} kB | {seconds:.1f} s |",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="fewer times and no sphere above dimension 127")
+    quick = parser.parse_args().quick
+    torch.set_num_threads(1)
+    rng, rows = np.random.default_rng(0), 16 if quick else 60
+    print(
+        "| manifold | dtype | score: max relative error | median "
+        "| log density: max error, relative above 1 nat | tables | build |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["MANIFOLD_DIFFUSION_CACHE"] = folder
+        laws: list[tuple[str, CompactLaw]] = [
+            (f"Sphere({n})", SphereLaw(n)) for n in ((2, 3, 9, 127) if quick else (2, 3, 4, 9, 31, 127, 511))
+        ]
+        for name, law in [*laws, ("SO3()", RotationLaw())]:
+            tables, ref = CompactTables(law, name), compact_reference(law, rows, rng)
+            start = time.process_time()
+            tables.arrays()
+            seconds = time.process_time() - start
+            for dtype in (torch.float32, torch.float64):
+                tau, r = torch.tensor(ref.tau, dtype=dtype)[:, None], torch.tensor(ref.r)[None]
+                versine, coversine, sine = (
+                    a.to(dtype) for a in (2 * (r / 2).sin().square(), 2 * (r / 2).cos().square(), r.sin())
+                )
+                log_p = tables.log_prob(versine.expand(len(tau), -1), coversine, tau)
+                t = tables.tables(tau)
+                size = sum(
+                    p.nbytes for p in {id(p): p for p in (t.inverse, t.drop, t.peak, t.step, t.step_inverse)}.values()
+                )
+                report(name, dtype, ref, log_p, -sine * tables.pull(coversine, tau), size, seconds)
+        for n in (2, 3, 10) if quick else (2, 3, 4, 10, 64):
+            tables = HyperbolicTables(n)
+            ref = hyperbolic_reference(n, tables.tau_end, rows, rng)
+            start = time.process_time()
+            tables.arrays()
+            seconds = time.process_time() - start
+            for dtype in (torch.float32, torch.float64):
+                tau, r = torch.tensor(ref.tau, dtype=dtype)[:, None], torch.tensor(ref.r, dtype=dtype)[None]
+                t = tables.tables(tau)
+                size = t.drift.nbytes + t.correction.nbytes + t.step.nbytes
+                report(
+                    f"Hyperboloid({n})", dtype, ref, tables.log_prob(r, tau), -r * tables.pull(r, tau), size, seconds
+                )
+    tau, d = np.geomspace(1e-6, 50, 4 * rows), np.sort(rng.uniform(0, math.pi, 300))
+    k = np.arange(-12, 13)[:, None, None]
+    e = -((d + 2 * math.pi * k) ** 2) / (2 * tau[:, None])
+    top = e.max(0)
+    w = np.exp(e - top)
+    log_p = top + np.log(w.sum(0)) - 0.5 * np.log(2 * np.pi * tau[:, None])
+    score = -((d + 2 * math.pi * k) * w).sum(0) / w.sum(0) / tau[:, None]
+    ref = Reference(tau, d, log_p.astype(float), score.astype(float), cut(log_p) & (tau[:, None] < 20))
+    for dtype in (torch.float32, torch.float64):
+        t, x = torch.tensor(tau, dtype=dtype)[:, None], torch.tensor(d, dtype=dtype)[None]
+        report("Torus(1)", dtype, ref, wrapped_log_prob(x, t), wrapped_score(x, t), 0, 0.0)
+
+
+if __name__ == "__main__":
+    main()

@@ -25,7 +25,7 @@ def peak(job: str, steps: int, n: int) -> float:
         x = Sphere(2).random_uniform(n, generator=generator)
         model.log_prob(x, solver=GeodesicRK4(), controller=ConstantSteps(steps))
     else:
-        model.sample(n, method=job.split()[-1], steps=steps, generator=generator)
+        model.sample(n, method="sde" if job == "sample, sde" else "ode", steps=steps, generator=generator)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

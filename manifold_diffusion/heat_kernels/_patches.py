@@ -195,7 +195,7 @@ class Image:
         out = torch.nn.functional.grid_sample(
             self.picture, grid, mode="bilinear", padding_mode="border", align_corners=True
         )
-        return out.view(-1, *column.shape)
+        return out.view(self.picture.shape[1], *column.shape)
 
     @property
     def nbytes(self) -> int:

@@ -16,7 +16,7 @@ __all__ = ["TangentMLP"]
 
 def _linear(generator: torch.Generator, n_in: int, n_out: int, bias: bool = True) -> nn.Linear:
     """A linear layer with the usual initial law, uniform up to 1 / sqrt(n_in), from its own generator."""
-    layer = nn.utils.skip_init(nn.Linear, n_in, n_out, bias=bias)
+    layer = nn.Linear(n_in, n_out, bias=bias, device="meta").to_empty(device="cpu")
     for parameter in layer.parameters():
         nn.init.uniform_(parameter, -1 / math.sqrt(n_in), 1 / math.sqrt(n_in), generator=generator)
     return layer

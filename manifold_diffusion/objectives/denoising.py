@@ -51,12 +51,11 @@ class DenoisingScoreMatching(Objective):
     def loss(self, network: Network, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
         t = stratified_times(batch.x, len(batch.x), generator)
         path = self.process.sample(batch.x, t, generator)
-        mirrored = self.process.mirror(path) if self.antithetic else None
-        times, x_t, target, cond = t, path.x_t, path.target, batch.cond
-        if mirrored is not None:
-            times, x_t, target = torch.cat([t, t]), torch.cat([x_t, mirrored.x_t]), torch.cat([target, mirrored.target])
-            cond = None if cond is None else torch.cat([cond, cond])
-        error = network(times, x_t, cond) - target
+        draws = [path, self.process.mirror(path) if self.antithetic else None]
+        pairs = [(d.x_t, d.target) for d in draws if d is not None and d.target is not None]
+        x_t, target = torch.cat([x for x, _ in pairs]), torch.cat([g for _, g in pairs])
+        cond = None if batch.cond is None else torch.cat([batch.cond] * len(pairs))
+        error = network(torch.cat([t] * len(pairs)), x_t, cond) - target
         squared = self.process.manifold.inner(x_t, error, error).reshape(-1, len(t))
         weight = path.weight if self.weighting == "likelihood" else path.weight * self._balance(path)
         return (weight * squared).mean()

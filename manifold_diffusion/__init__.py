@@ -16,8 +16,19 @@ if TYPE_CHECKING:
 __all__ = ["RiemannianDiffusion", "__version__"]
 
 _SUBPACKAGES = (
-    "data", "heat_kernels", "manifolds", "metrics", "models", "networks", "objectives", "plotting", "processes", "solvers", "testing", "training",
-)  # fmt: skip
+    "data",
+    "heat_kernels",
+    "manifolds",
+    "metrics",
+    "models",
+    "networks",
+    "objectives",
+    "plotting",
+    "processes",
+    "solvers",
+    "testing",
+    "training",
+)
 
 
 def __getattr__(name: str) -> Any:

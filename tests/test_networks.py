@@ -49,7 +49,7 @@ def test_every_parameter_learns(manifold):
 
 
 def test_gate_is_the_damping_of_the_heat_semigroup():
-    """On a torus the features are eigenfunctions: their mean over the heat kernel is the wave at the centre times the gate."""
+    """On a torus the mean of a feature over the heat kernel is the wave at the centre times the gate."""
     torus, tau = Torus(2), torch.tensor(0.3, dtype=torch.float64)
     features = HeatFeatures(torus, 16, 4.0).double()
     x0 = torch.tensor([0.5, -1.0], dtype=torch.float64)

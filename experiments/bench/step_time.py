@@ -2,9 +2,9 @@
 
 python experiments/bench/step_time.py [--smoke] [--repeats N] [--threads N]
 
-One step: draw noised points and targets, forward, backward, clip, AdamW. The steps of all spaces are interleaved, so that a change of the
-machine's speed hits them alike; medians are compared. The Euclidean space has the same ambient size, and the network the same number of
-inputs, so that only the geometry differs.
+One step: draw noised points and targets, forward, backward, clip, AdamW. The steps of all spaces are interleaved, so
+that a change of the machine's speed hits them alike; medians are compared. The Euclidean space has the same ambient
+size, and the network the same number of inputs, so that only the geometry differs.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
 python experiments/bench/weighting.py [--smoke] [--steps N] [--seeds N]
 
-Every row has the same network, optimiser and number of network evaluations (512 rows a step). The score is the exact negative
-log-likelihood of the first 1,000 validation points, in nats: choices are made on validation data only.
+Every row has the same network, optimiser and number of network evaluations (512 rows a step). The score is the exact
+negative log-likelihood of the first 1,000 validation points, in nats: choices are made on validation data only.
 """
 
 import argparse

@@ -26,7 +26,8 @@ def geodesic_symmetry(manifold: Manifold) -> Symmetry | None:
     r"""The symmetry :math:`s_x(y) = \exp_x(-\log_x y)` and its differential, or None where it is not an isometry.
 
     On a symmetric space the law of Brownian motion from x is invariant under :math:`s_x`: every sample comes with a
-    mirror image, and the score there is the image of the score. A manifold of one's own registers with ``@geodesic_symmetry.register``.
+    mirror image, and the score there is the image of the score. A manifold of one's own registers with
+    ``@geodesic_symmetry.register``.
 
     Example:
         >>> import torch

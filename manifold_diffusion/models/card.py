@@ -13,6 +13,7 @@ __all__ = ["model_card"]
 def model_card(model: Any, metadata: Mapping[str, Any]) -> str:
     """Markdown with what the model is, its data and metrics, and how to sample it."""
     parameters = sum(p.numel() for p in model.network.parameters())
+    schedule = getattr(model.process, "schedule", "one per factor")
     lines = [
         "---",
         "library_name: manifold_diffusion",
@@ -21,12 +22,13 @@ def model_card(model: Any, metadata: Mapping[str, Any]) -> str:
         "",
         f"# Riemannian diffusion on {model.manifold}",
         "",
-        f"- process: `{type(model.process).__name__}`, schedule `{getattr(model.process, 'schedule', 'one per factor')}`",
+        f"- process: `{type(model.process).__name__}`, schedule `{schedule}`",
         f"- network: `{type(model.network).__name__}`, {parameters:,} parameters",
         f"- objective: `{type(model.objective).__name__}`",
         f"- written by manifold_diffusion {__version__}",
         "",
-        "Densities are in nats with respect to the Riemannian volume; the data are seen at the resolution of the least noise of the schedule.",
+        "Densities are in nats with respect to the Riemannian volume; the data are seen at the resolution of the least",
+        "noise of the schedule.",
         "",
         "## Data and metrics",
         "",

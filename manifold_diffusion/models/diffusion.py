@@ -105,19 +105,20 @@ class RiemannianDiffusion(nn.Module):
     ) -> FitResult:
         """Train, with a Lightning ``Trainer`` underneath, and leave the averaged weights in the model.
 
-        Before the first step the points are checked, a prior that depends on data is fitted, and the mismatch between the noised data
-        and the prior is measured, with a warning that names the fix when it is large.
+        Before the first step the points are checked, a prior that depends on data is fitted, and the mismatch between
+        the noised data and the prior is measured, with a warning that names the fix when it is large.
 
         Args:
-            points: training points: a tensor, an array, a ``PointSet`` or ``Split``, the path of a CSV or NPZ file, or a
-                :class:`~manifold_diffusion.training.ManifoldDataModule`.
+            points: training points: a tensor, an array, a ``PointSet`` or ``Split``, the path of a CSV or NPZ file, or
+                a :class:`~manifold_diffusion.training.ManifoldDataModule`.
             val: held-out points; the weights with the least loss on them are kept.
             max_steps: optimiser steps.
             seed: of the order of the data, the noise and the prior's centres.
             fractions: of training, validation and test points to split ``points`` into.
             cond: a condition per point, ``(n, cond_dim)``.
             val_cond: a condition per held-out point.
-            options: further arguments of :func:`manifold_diffusion.training.fit`, such as ``out_dir``, ``batch_size``, ``lr``.
+            options: further arguments of :func:`manifold_diffusion.training.fit`, such as ``out_dir``, ``batch_size``,
+                ``lr``.
 
         Returns:
             A record of the run.
@@ -130,9 +131,15 @@ class RiemannianDiffusion(nn.Module):
         data = points
         if not isinstance(points, ManifoldDataModule):
             data = ManifoldDataModule(
-                points, self.manifold, val=val, cond=cond, val_cond=val_cond, fractions=fractions, seed=seed,
+                points,
+                self.manifold,
+                val=val,
+                cond=cond,
+                val_cond=val_cond,
+                fractions=fractions,
+                seed=seed,
                 batch_size=options.pop("batch_size", 512),
-            )  # fmt: skip
+            )
         train = data.points("train").to(self._like())
         generator = torch.Generator(device=train.device).manual_seed(seed)
         self.process.fit_prior(train, generator)
@@ -147,7 +154,7 @@ class RiemannianDiffusion(nn.Module):
     # ------------------------------------------------------------------ the model
 
     def score(self, x: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Tensor:
-        r"""Learned score, the Riemannian gradient of :math:`\log p_t`, at ``x`` for times ``t`` (scalar or ``(*batch,)``)."""
+        r"""Learned score, the Riemannian gradient of :math:`\log p_t`, at ``x`` and ``t`` (scalar or ``(*batch,)``)."""
         times = self._times(x, t)
         return self.process.score(self.network(times, x, cond), x, times)
 
@@ -176,8 +183,8 @@ class RiemannianDiffusion(nn.Module):
             n: number of points; 0 gives an empty tensor.
             steps: steps of the solver, equal in t; default 25 for the ODE, 250 for the SDE.
             method: ``"ode"`` runs the probability flow (default solver
-                :class:`~manifold_diffusion.solvers.GeodesicRK4`, 4 evaluations a step), ``"sde"`` the reverse-time diffusion
-                (:class:`~manifold_diffusion.solvers.GeodesicEulerMaruyama`).
+                :class:`~manifold_diffusion.solvers.GeodesicRK4`, 4 evaluations a step), ``"sde"`` the reverse-time
+                diffusion (:class:`~manifold_diffusion.solvers.GeodesicEulerMaruyama`).
             solver: another scheme.
             cond: condition, ``(cond_dim,)`` for all points or ``(n, cond_dim)``.
             generator: source of all randomness: same seed, same result.
@@ -197,14 +204,22 @@ class RiemannianDiffusion(nn.Module):
         for size, part in self._chunks(n, cond, batch_size):
             terms = self.process.terms(self.network, part)
             solution = integrate(
-                terms.flow if method == "ode" else terms.reverse, self.manifold, self._prior_sample(size, generator), 1.0, 0.0,
-                solver=solver, controller=controller, generator=generator, return_trajectory=return_trajectory, progress=progress,
-            )  # fmt: skip
+                terms.flow if method == "ode" else terms.reverse,
+                self.manifold,
+                self._prior_sample(size, generator),
+                1.0,
+                0.0,
+                solver=solver,
+                controller=controller,
+                generator=generator,
+                return_trajectory=return_trajectory,
+                progress=progress,
+            )
             chunks.append(solution.trajectory if return_trajectory else solution.x)
         return torch.cat(chunks, 1 if return_trajectory else 0)
 
     def log_prob(self, x: Tensor, cond: Tensor | None = None, **options: Any) -> Tensor:
-        """Log density in nats with respect to the Riemannian volume, ``(n,)``; see :meth:`likelihood` for the options."""
+        """Log density in nats with respect to the Riemannian volume, ``(n,)``; options as in :meth:`likelihood`."""
         return self.likelihood(x, cond, **options).log_prob
 
     def likelihood(
@@ -221,8 +236,8 @@ class RiemannianDiffusion(nn.Module):
     ) -> LikelihoodResult:
         r"""Log density by the change of variables along the probability flow.
 
-        It is the density of the data noised to t = 0, that is by Brownian time ``tau_min`` of the schedule. The divergence is exact by
-        default (``dim`` forward-mode products per evaluation).
+        It is the density of the data noised to t = 0, that is by Brownian time ``tau_min`` of the schedule. The
+        divergence is exact by default (``dim`` forward-mode products per evaluation).
 
         Args:
             x: points ``(n, *point_shape)``.
@@ -260,7 +275,7 @@ class RiemannianDiffusion(nn.Module):
                     tolerance=tolerance,
                     generator=generator,
                     **options,
-                )  # fmt: skip
+                )
             )
             start += size
         errors = [r.standard_error for r in results if r.standard_error is not None]
@@ -283,7 +298,7 @@ class RiemannianDiffusion(nn.Module):
         batch_size: int = 4096,
         **options: Any,
     ) -> DensitySolution:
-        """Draw points along the probability flow together with their log density, in one pass; arguments as in :meth:`likelihood`."""
+        """Draw points along the probability flow with their log density, in one pass; see :meth:`likelihood`."""
         results = []
         for size, part in self._chunks(n, cond, batch_size):
             terms = self.process.terms(self.network, part)
@@ -298,7 +313,7 @@ class RiemannianDiffusion(nn.Module):
                     tolerance=tolerance,
                     generator=generator,
                     **options,
-                )  # fmt: skip
+                )
             )
         errors = [r.standard_error for r in results if r.standard_error is not None]
         return DensitySolution(
@@ -328,7 +343,9 @@ class RiemannianDiffusion(nn.Module):
     def from_pretrained(
         cls, folder: str | os.PathLike[str], *, trusted: Sequence[str] = (), device: torch.device | str = "cpu"
     ) -> Self:
-        """Model of a folder written by :meth:`save_pretrained`, or of a Hugging Face Hub repository. Nothing is unpickled.
+        """Model of a folder written by :meth:`save_pretrained`, or of a Hugging Face Hub repository.
+
+        Nothing is unpickled.
 
         Args:
             folder: path, or ``owner/name``.

@@ -19,8 +19,9 @@ TimeKind = Literal["bumps", "fourier", "learned"]
 class TimeEmbedding(nn.Module):
     r"""Embedding of process time t in [0, 1].
 
-    ``bumps``: Gaussian bumps :math:`e^{-(t - c_i)^2 / 2 w^2}` at equally spaced centres, local in (log) time; ``fourier``: cosines and sines of
-    :math:`\pi k t`; ``learned``: a sine of trained frequencies and phases, started at ``fourier``.
+    ``bumps``: Gaussian bumps :math:`e^{-(t - c_i)^2 / 2 w^2}` at equally spaced centres, local in (log) time;
+    ``fourier``: cosines and sines of :math:`\pi k t`; ``learned``: a sine of trained frequencies and phases, started at
+    ``fourier``.
 
     Args:
         dim: number of features, at least 2.
@@ -58,9 +59,10 @@ class TimeEmbedding(nn.Module):
 class HeatFeatures(nn.Module):
     r"""Random waves on the manifold, each damped as the heat semigroup damps it.
 
-    :math:`\cos(w \cdot x)` and :math:`\sin(w \cdot x)` of the manifold's coordinates, times :math:`e^{-|w|^2\tau/2}`: at noise level
-    :math:`\tau` the network sees only the frequencies that survive in the density :math:`p_\tau`, whose eigen-coefficients are damped by the very
-    same factor. Without the gate, high frequencies are noise at large :math:`\tau` and training fails.
+    :math:`\cos(w \cdot x)` and :math:`\sin(w \cdot x)` of the manifold's coordinates, times :math:`e^{-|w|^2\tau/2}`:
+    at noise level :math:`\tau` the network sees only the frequencies that survive in the density :math:`p_\tau`, whose
+    eigen-coefficients are damped by the very same factor. Without the gate, high frequencies are noise at large
+    :math:`\tau` and training fails.
 
     Args:
         manifold: where the points live.

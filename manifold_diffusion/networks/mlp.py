@@ -39,15 +39,16 @@ class _Block(nn.Module):
 class TangentMLP(nn.Module):
     r"""Residual multilayer perceptron ``(t, x, cond) -> tangent vector at x`` on heat-gated features.
 
-    The input is the manifold's embedding and :class:`HeatFeatures`; time (and the condition) enter every block; the last layer starts at zero
-    and its coefficients are turned into a tangent vector by ``manifold.from_frame``.
+    The input is the manifold's embedding and :class:`HeatFeatures`; time (and the condition) enter every block; the
+    last layer starts at zero and its coefficients are turned into a tangent vector by ``manifold.from_frame``.
 
     Args:
         process: the process that the network serves: it gives the manifold and the noise level at each time.
         width: width of the hidden layers.
         depth: number of residual blocks.
         n_frequencies: number of random waves; 0 leaves the embedding alone.
-        max_frequency: largest frequency; default :math:`1.25/\sigma(0)`, beyond which even the least noise damps a wave by a half.
+        max_frequency: largest frequency; default :math:`1.25/\sigma(0)`, beyond which even the least noise damps a wave
+            by a half.
         time_dim: size of the time embedding.
         time_embedding: ``"bumps"``, ``"fourier"`` or ``"learned"``.
         cond_dim: size of the condition; 0 for an unconditional network.
@@ -58,8 +59,8 @@ class TangentMLP(nn.Module):
         >>> from manifold_diffusion.manifolds import Sphere
         >>> from manifold_diffusion.processes import BrownianMotion
         >>> network = TangentMLP(BrownianMotion(Sphere(2)), width=32)
-        >>> network(torch.tensor([0.5]), torch.tensor([[0.0, 0.0, 1.0]]))
-        tensor([[0., 0., 0.]], grad_fn=<SubBackward0>)
+        >>> network(torch.tensor([0.5]), torch.tensor([[0.0, 0.0, 1.0]])).detach()
+        tensor([[0., 0., 0.]])
     """
 
     process: Process
@@ -79,8 +80,8 @@ class TangentMLP(nn.Module):
         super().__init__()
         if width < 1 or depth < 1 or n_frequencies < 0 or cond_dim < 0:
             raise ConfigError(
-                f"TangentMLP needs width, depth >= 1 and n_frequencies, cond_dim >= 0; got width={width}, depth={depth}, "
-                f"n_frequencies={n_frequencies}, cond_dim={cond_dim}."
+                f"TangentMLP needs width, depth >= 1 and n_frequencies, cond_dim >= 0; got width={width}, "
+                f"depth={depth}, n_frequencies={n_frequencies}, cond_dim={cond_dim}."
             )
         if max_frequency is None:
             least = process.noise_levels(torch.zeros(())).min().item()
@@ -102,10 +103,11 @@ class TangentMLP(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, t: Tensor, x: Tensor, cond: Tensor | None = None) -> Tensor:
-        """Tangent vectors at ``x`` ``(*batch, *point_shape)`` for times ``t`` ``(*batch,)`` and conditions ``(*batch, cond_dim)``."""
+        """Tangent vectors at ``x`` for times ``t`` ``(*batch,)`` and conditions ``(*batch, cond_dim)``."""
         if (cond is None) != (self.cond_dim == 0):
             raise ConfigError(
-                f"The network was built with cond_dim={self.cond_dim}; got cond={'None' if cond is None else tuple(cond.shape)}."
+                f"The network was built with cond_dim={self.cond_dim}; got "
+                f"{'no cond' if cond is None else f'cond of shape {tuple(cond.shape)}'}."
             )
         context = self.time(t)
         if cond is not None:

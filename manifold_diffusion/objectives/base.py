@@ -21,6 +21,6 @@ class Objective(ABC):
 
 
 def stratified_times(x: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
-    """``n`` times, one uniform in each of ``n`` equal parts of [0, 1]: same mean as independent times, less variance."""
+    """``n`` times, one uniform in each of ``n`` equal parts of [0, 1]: the mean of independent times, less variance."""
     u = torch.rand(n, generator=generator, dtype=x.dtype, device=x.device)
     return (torch.arange(n, dtype=x.dtype, device=x.device) + u) / n

@@ -16,20 +16,24 @@ __all__ = ["DenoisingScoreMatching"]
 
 
 class DenoisingScoreMatching(Objective):
-    r"""Regression of the scaled transition score, :math:`E\,\lambda\,|g_\theta(t, x_t) - \sigma(t) \nabla_{x_t} \log p_t(x_t \mid x_0)|^2`.
+    r"""Regression of the transition score in units of the noise.
 
-    Its minimiser is the scaled marginal score. On a logarithmic schedule the weight 1 is the likelihood weighting: the loss is, up to a constant, twice the
-    evidence bound on the negative log-likelihood per unit of log time.
-    Source: Vincent, *A connection between score matching and denoising autoencoders*, 2011; De Bortoli et al., 2022, arXiv:2202.02763; Song et al.,
+    .. math:: E\,\lambda\,|g_\theta(t, x_t) - \sigma(t) \nabla_{x_t} \log p_t(x_t \mid x_0)|^2
+
+    Its minimiser is the scaled marginal score. On a logarithmic schedule the weight 1 is the likelihood weighting: the
+    loss is, up to a constant, twice the evidence bound on the negative log-likelihood per unit of log time. Source:
+    Vincent, *A connection between score matching and denoising autoencoders*, 2011; De Bortoli et al., 2022,
+    arXiv:2202.02763; Song et al.,
     *Maximum likelihood training of score-based diffusion models*, 2021, arXiv:2101.09258.
 
-    Antithetic pairs: each draw is used together with its mirror image about the data point, which is equally likely and has the opposite target. At
-    small noise the two targets nearly cancel in the gradient of everything that varies slowly over the noise: half the data, less variance.
+    Antithetic pairs: each draw is used together with its mirror image about the data point, which is equally likely and
+    has the opposite target. At small noise the two targets nearly cancel in the gradient of everything that varies
+    slowly over the noise: half the data, less variance.
 
     Args:
         process: a process with closed-form transitions.
-        weighting: ``"likelihood"`` (1 in the units of the noise) or ``"balanced"`` (each noise level divided by the mean square of its
-            target, so that the large ones, whose target is small, count as much).
+        weighting: ``"likelihood"`` (1 in the units of the noise) or ``"balanced"`` (each noise level divided by the
+            mean square of its target, so that the large ones, whose target is small, count as much).
         antithetic: use pairs where the process has them; the network then sees twice the batch.
 
     Raises:
@@ -41,8 +45,8 @@ class DenoisingScoreMatching(Objective):
     ) -> None:
         if not process.has_target:
             raise CapabilityError(
-                f"DenoisingScoreMatching needs a closed-form transition; {type(process).__name__} on {process.manifold} is simulated. "
-                "Use ImplicitScoreMatching."
+                f"DenoisingScoreMatching needs a closed-form transition; {type(process).__name__} on "
+                f"{process.manifold} is simulated. Use ImplicitScoreMatching."
             )
         if weighting not in ("likelihood", "balanced"):
             raise ConfigError(f"weighting must be 'likelihood' or 'balanced'; got {weighting!r}.")

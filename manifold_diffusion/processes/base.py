@@ -44,7 +44,8 @@ class PathSample:
         t: times in [0, 1], ``(*batch,)``.
         x_0: data points.
         x_t: noised points.
-        target: what the network should output at ``(t, x_t)``, of unit scale; None when the transition has no closed form.
+        target: what the network should output at ``(t, x_t)``, of unit scale; None when the transition has no closed
+            form.
         weight: weight of the row in the loss, ``(*batch,)``.
     """
 
@@ -57,7 +58,7 @@ class PathSample:
 
 @dataclass(frozen=True)
 class Mismatch:
-    """Kullback-Leibler divergence in nats from the terminal marginal (of the given data) to the prior, with its Monte Carlo standard error."""
+    """Divergence, in nats, of the prior from the terminal marginal of given data, with its standard error."""
 
     kl: float
     standard_error: float
@@ -69,14 +70,16 @@ class Mismatch:
 class Process(nn.Module, ABC):
     r"""A noise process from data (t = 0) to a prior (t = 1).
 
-    The network of a process predicts the score in units of its noise, :math:`g = \sigma(t)\,\nabla\log p_t`, a tangent vector of length
-    about :math:`\sqrt{\dim}` at every noise level; :meth:`score` and :meth:`velocity` turn such an output into the score and into dx/dt of the probability
-    flow. A process is an ``nn.Module`` without parameters, so that a prior that depends on data is saved and moved with the model.
+    The network of a process predicts the score in units of its noise, :math:`g = \sigma(t)\,\nabla\log p_t`, a tangent
+    vector of length about :math:`\sqrt{\dim}` at every noise level; :meth:`score` and :meth:`velocity` turn such an
+    output into the score and into dx/dt of the probability flow. A process is an ``nn.Module`` without parameters, so
+    that a prior that depends on data is saved and moved with the model.
 
     Attributes:
         manifold: where the points live.
         prediction: what the network predicts.
-        has_target: whether :meth:`sample` has a closed-form target (denoising score matching); otherwise implicit score matching is needed.
+        has_target: whether :meth:`sample` has a closed-form target (denoising score matching); otherwise implicit score
+            matching is needed.
         prior: law at t = 1.
     """
 
@@ -91,22 +94,26 @@ class Process(nn.Module, ABC):
 
     @abstractmethod
     def noise_levels(self, t: Tensor) -> Tensor:
-        r"""Variance of the noise at time t seen by each entry of ``manifold.coordinates``, ``(*batch, 1)`` or ``(*batch, k)``.
+        r"""Variance of the noise in each entry of ``manifold.coordinates``, ``(*batch, 1)`` or ``(*batch, k)``.
 
         A wave of frequency w is damped by :math:`e^{-|w|^2 \tau / 2}`: the networks' heat gate.
         """
 
     @abstractmethod
     def scale(self, t: Tensor) -> Tensor:
-        """Unit :math:`\\sigma(t)` in which the network predicts the score; broadcasts against points."""
+        r"""Unit :math:`\sigma(t)` in which the network predicts the score; broadcasts against points."""
 
     @abstractmethod
     def drift_and_rate(self, x: Tensor, t: Tensor) -> tuple[Tensor | None, Tensor]:
-        r"""Forward drift b (None if zero) and squared noise amplitude a of dX = b dt + sqrt(a) dB, per unit of t; ``a`` broadcasts against points."""
+        r"""Drift b (None if zero) and squared noise amplitude a of dX = b dt + sqrt(a) dB; a broadcasts to points."""
 
     @abstractmethod
     def log_transition(self, x: Tensor, x0: Tensor, t: Tensor) -> Tensor:
-        """Log density of x at time t given x0 at time 0; raises :class:`CapabilityError` where there is no closed form."""
+        """Log density of x at time t given x0 at time 0.
+
+        Raises:
+            CapabilityError: where there is no closed form.
+        """
 
     def mirror(self, path: PathSample) -> PathSample | None:
         """The same draw with opposite noise, equally likely; None where the law has no such symmetry.
@@ -131,7 +138,7 @@ class Process(nn.Module, ABC):
         return flow if drift is None else drift + flow
 
     def terms(self, network: Network, cond: Tensor | None = None) -> Terms:
-        r"""Probability flow and reverse SDE :math:`dX = (b - a \nabla\log p_t)\,dt + \sqrt a\,dB`, dt < 0, of a network."""
+        r"""Flow and reverse SDE of a network, :math:`dX = (b - a\nabla\log p_t)\,dt + \sqrt a\,dB`, dt < 0."""
 
         def velocity(t: Tensor, x: Tensor) -> Tensor:
             return self.velocity(network(t, x, cond), x, t)
@@ -152,8 +159,8 @@ class Process(nn.Module, ABC):
     def prior_mismatch(self, x0: Tensor, generator: torch.Generator | None = None, max_points: int = 1000) -> Mismatch:
         """How far the marginal at t = 1 of these data is from the prior.
 
-        The marginal is the mixture of the transition densities of (at most ``max_points`` of) the data; its divergence from the prior is
-        averaged over samples of that mixture.
+        The marginal is the mixture of the transition densities of (at most ``max_points`` of) the data; its divergence
+        from the prior is averaged over samples of that mixture.
         """
         if len(x0) > max_points:
             x0 = x0[torch.randperm(len(x0), generator=generator, device=x0.device)[:max_points]]
@@ -167,11 +174,12 @@ class Process(nn.Module, ABC):
     def report_mismatch(
         self, x0: Tensor, generator: torch.Generator | None = None, threshold: float = 0.01
     ) -> Mismatch:
-        """:meth:`prior_mismatch`, with a warning that names the fix when it exceeds ``threshold`` nats beyond its error."""
+        """:meth:`prior_mismatch`, with a warning that names the fix if it is beyond ``threshold`` and its error."""
         mismatch = self.prior_mismatch(x0, generator)
         if mismatch.kl - 3 * mismatch.standard_error > threshold:
             warnings.warn(
-                f"The noised data have not reached the prior of {self.manifold}: {mismatch}. This is lost in likelihood and in samples. "
+                f"The noised data have not reached the prior of {self.manifold}: {mismatch}. "
+                "This is lost in likelihood and in samples. "
                 f"Raise tau_max of the schedule ({self._schedule_hint()}).",
                 stacklevel=2,
             )

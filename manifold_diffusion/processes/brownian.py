@@ -21,16 +21,16 @@ __all__ = ["BrownianMotion"]
 class BrownianMotion(Process):
     r"""Brownian motion of the metric, generator :math:`\tfrac12\Delta`, run for Brownian time :math:`\tau(t)`.
 
-    With the exact heat kernel :math:`x_t` and the target :math:`\sqrt\tau\,\nabla_{x_t}\log p_\tau(x_t \mid x_0)` come from one table look-up and one
-    exponential map: nothing is simulated. The prior is uniform on a compact manifold, elsewhere a mixture of heat kernels about some of the
-    data (:class:`HeatPrior`).
+    With the exact heat kernel :math:`x_t` and the target :math:`\sqrt\tau\,\nabla_{x_t}\log p_\tau(x_t \mid x_0)` come
+    from one table look-up and one exponential map: nothing is simulated. The prior is uniform on a compact manifold,
+    elsewhere a mixture of heat kernels about some of the data (:class:`HeatPrior`).
 
     Args:
         manifold: where the data live.
         schedule: Brownian time against t; default :func:`default_schedule`.
         n_centres: centres of the prior on a non-compact manifold.
-        n_steps: simulate by a geodesic random walk of that many steps instead of using the heat kernel: for manifolds that have none. Training then
-            needs implicit score matching.
+        n_steps: simulate by a geodesic random walk of that many steps instead of using the heat kernel: for manifolds
+            that have none. Training then needs implicit score matching.
 
     Raises:
         CapabilityError: if the manifold has no heat kernel and ``n_steps`` is not given.
@@ -61,7 +61,8 @@ class BrownianMotion(Process):
                 self._kernel = heat_kernel(manifold)
             except CapabilityError as error:
                 raise CapabilityError(
-                    f"{error} BrownianMotion({manifold}, n_steps=100) simulates it by a geodesic random walk, to be trained with ImplicitScoreMatching."
+                    f"{error} BrownianMotion({manifold}, n_steps=100) simulates it by a geodesic random walk, to be "
+                    "trained with ImplicitScoreMatching."
                 ) from None
         self._symmetry = geodesic_symmetry(manifold)
         self.prior = brownian_prior(manifold, self.schedule.tau_max, n_centres)

@@ -16,7 +16,7 @@ __all__ = ["default_process"]
 
 @singledispatch
 def default_process(manifold: Manifold, tau_min: float = 1e-5) -> Process:
-    """Brownian motion with the exact heat kernel; Ornstein-Uhlenbeck on Euclidean space; factor by factor on a product."""
+    """Brownian motion with the exact heat kernel; Ornstein-Uhlenbeck on Euclidean space; on a product, per factor."""
     return BrownianMotion(manifold, default_schedule(manifold, tau_min))
 
 

@@ -30,11 +30,14 @@ def _(manifold: Euclidean) -> bool:
 
 
 class Langevin(Process):
-    r"""Langevin diffusion :math:`dX = \tfrac12\nabla\log\pi(X)\,d\tau + dB_\tau`, which leaves the prior :math:`\pi` invariant.
+    r"""Langevin diffusion, which leaves the prior :math:`\pi` invariant.
 
-    :math:`\pi` is the wrapped normal of standard deviation ``sigma`` about the origin. On Euclidean space this is the Ornstein-Uhlenbeck (variance
-    preserving) process in closed form: :math:`x_t = e^{-\tau/2\sigma^2} x_0 + s\,\epsilon` with :math:`s^2 = \sigma^2 (1 - e^{-\tau/\sigma^2})`. Elsewhere the
-    transition has no closed form: it is simulated by a geodesic random walk of ``n_steps`` steps and trained with implicit score matching.
+    .. math:: dX = \tfrac12\nabla\log\pi(X)\,d\tau + dB_\tau
+
+    :math:`\pi` is the wrapped normal of standard deviation ``sigma`` about the origin. On Euclidean space this is the
+    Ornstein-Uhlenbeck (variance preserving) process in closed form: :math:`x_t = e^{-\tau/2\sigma^2} x_0 + s\,\epsilon`
+    with :math:`s^2 = \sigma^2 (1 - e^{-\tau/\sigma^2})`. Elsewhere the transition has no closed form: it is simulated
+    by a geodesic random walk of ``n_steps`` steps and trained with implicit score matching.
 
     Args:
         manifold: where the data live; meant for non-compact manifolds.
@@ -105,7 +108,8 @@ class Langevin(Process):
     def log_transition(self, x: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         if not self.has_target:
             raise CapabilityError(
-                f"Langevin on {self.manifold} is simulated: its transition density has no closed form. Use BrownianMotion({self.manifold})."
+                f"Langevin on {self.manifold} is simulated: its transition density has no closed form. "
+                f"Use BrownianMotion({self.manifold})."
             )
         variance = self._variance(t)
         error = x - self.manifold.per_point(self._mean_factor(t)) * x0
@@ -119,8 +123,9 @@ class Langevin(Process):
     def _walk_mismatch(self, x0: Tensor, generator: torch.Generator | None, max_points: int) -> Mismatch:
         """Mismatch of a simulated terminal law, seen through the distance from the origin.
 
-        Both laws are compared through ``r = d(origin, x)``: a histogram of equal prior mass, whose divergence is a lower bound of the full one
-        (data processing) and is free of the bias of density estimates in dim dimensions. Its expected value under the prior, (bins - 1) / 2n, is subtracted.
+        Both laws are compared through ``r = d(origin, x)``: a histogram of equal prior mass, whose divergence is a
+        lower bound of the full one (data processing) and is free of the bias of density estimates in dim dimensions.
+        Its expected value under the prior, (bins - 1) / 2n, is subtracted.
         """
         x0 = x0.repeat(-(-max_points // len(x0)), *(1,) * len(self.manifold.point_shape))[:max_points]
         one = torch.ones(len(x0), dtype=x0.dtype, device=x0.device)

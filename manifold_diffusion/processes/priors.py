@@ -29,7 +29,8 @@ class Uniform:
     def __init__(self, manifold: Compact) -> None:
         if not isinstance(manifold, Compact):
             raise CapabilityError(
-                f"Uniform needs a compact manifold (a sphere, a torus, SO3, products of these); got {manifold}. Use WrappedNormal."
+                f"Uniform needs a compact manifold (a sphere, a torus, SO3, products of these); got {manifold}. "
+                "Use WrappedNormal."
             )
         self.manifold = manifold
 
@@ -48,11 +49,12 @@ class Uniform:
 
 
 class WrappedNormal:
-    r"""Law of :math:`\exp_o(\sigma \xi)`, with :math:`\xi` standard normal in the tangent space at the manifold's origin o.
+    r"""Law of :math:`\exp_o(\sigma \xi)`, with :math:`\xi` standard normal in the tangent space at the origin o.
 
-    :math:`\log p(x) = \log N(v; 0, \sigma^2 I) - \log |\det d(\exp_o)_v|`, :math:`v = \log_o x`. The formula is exact on manifolds without cut locus
-    (Euclidean, hyperbolic); elsewhere it leaves out the geodesics that are not minimal.
-    Source: Nagano et al., *A wrapped normal distribution on hyperbolic space for gradient-based learning*, 2019, arXiv:1902.02992.
+    :math:`\log p(x) = \log N(v; 0, \sigma^2 I) - \log |\det d(\exp_o)_v|`, :math:`v = \log_o x`. The formula is exact
+    on manifolds without cut locus (Euclidean, hyperbolic); elsewhere it leaves out the geodesics that are not minimal.
+    Source: Nagano et al., *A wrapped normal distribution on hyperbolic space for gradient-based learning*, 2019,
+    arXiv:1902.02992.
 
     Args:
         manifold: where the law lives.
@@ -85,10 +87,13 @@ class WrappedNormal:
 
 
 class HeatPrior(nn.Module):
-    r"""Mixture of heat kernels of Brownian time ``tau`` about centres taken from the data: the terminal law of Brownian motion where there is no uniform one.
+    r"""Mixture of heat kernels of Brownian time ``tau`` about centres taken from the data.
 
-    At ``tau`` of the order of the squared spread of the data a few hundred centres stand for all of them, so that the mismatch with the
-    terminal marginal is small although Brownian motion on a non-compact manifold never forgets its start.
+    It stands for the terminal law of Brownian motion where there is no uniform one.
+
+    At ``tau`` of the order of the squared spread of the data a few hundred centres stand for all of them, so that the
+    mismatch with the terminal marginal is small although Brownian motion on a non-compact manifold never forgets its
+    start.
 
     Args:
         manifold: a manifold with a heat kernel.
@@ -106,7 +111,7 @@ class HeatPrior(nn.Module):
         self.register_buffer("centres", manifold.origin().repeat(n_centres, *(1,) * len(manifold.point_shape)))
 
     def fit(self, x0: Tensor, generator: torch.Generator | None = None) -> None:
-        """Take the centres from data: a random subset without replacement, repeated if there are fewer than ``n_centres`` points."""
+        """Take the centres from data: a random subset, repeated if there are fewer than ``n_centres`` points."""
         order = torch.randperm(len(x0), generator=generator, device=x0.device)
         index = order.repeat(-(-self.n_centres // len(x0)))[: self.n_centres]
         self.centres.copy_(x0[index])

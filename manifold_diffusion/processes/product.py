@@ -43,8 +43,9 @@ class _ProductPrior:
 class ProductProcess(Process):
     r"""Independent processes on the factors of a product manifold, each with its own schedule of the common time t.
 
-    The law of the noise factorises, so that target, score and prior are those of the factors put together. With weights in the metric of the
-    product the gradient of a factor is divided by its weight, and densities are per weighted volume; velocities don't change.
+    The law of the noise factorises, so that target, score and prior are those of the factors put together. With weights
+    in the metric of the product the gradient of a factor is divided by its weight, and densities are per weighted
+    volume; velocities don't change.
 
     Args:
         processes: one process per factor.

@@ -36,7 +36,8 @@ class Schedule(ABC):
     def _check(self) -> None:
         if not (0 < self.tau_min < self.tau_max < math.inf):
             raise ConfigError(
-                f"{type(self).__name__} needs 0 < tau_min < tau_max < inf; got tau_min={self.tau_min}, tau_max={self.tau_max}."
+                f"{type(self).__name__} needs 0 < tau_min < tau_max < inf; got tau_min={self.tau_min}, "
+                f"tau_max={self.tau_max}."
             )
 
     def __repr__(self) -> str:
@@ -44,10 +45,10 @@ class Schedule(ABC):
 
 
 class LogSchedule(Schedule):
-    r"""Uniform in log time: :math:`\tau(t) = \tau_{\min} (\tau_{\max}/\tau_{\min})^t`. Every scale gets the same share of t.
+    r"""Uniform in log time, :math:`\tau(t) = \tau_{\min} (\tau_{\max}/\tau_{\min})^t`: every scale has the same share.
 
-    The model's density is that of the data noised to ``tau_min``: a density at the resolution :math:`\sqrt{\tau_{\min}}`. A small ``tau_min``
-    lets a flexible network memorise; choose it on validation data.
+    The model's density is that of the data noised to ``tau_min``: a density at the resolution
+    :math:`\sqrt{\tau_{\min}}`. A small ``tau_min`` lets a flexible network memorise; choose it on validation data.
 
     Args:
         tau_min: Brownian time at t = 0.
@@ -74,7 +75,7 @@ class LogSchedule(Schedule):
 
 
 class LinearSchedule(Schedule):
-    r"""Uniform in time: :math:`\tau(t) = \tau_{\min} + t\,(\tau_{\max} - \tau_{\min})`. For data without fine structure.
+    r"""Uniform in time, :math:`\tau(t) = \tau_{\min} + t\,(\tau_{\max} - \tau_{\min})`: for data of one scale.
 
     Args:
         tau_min: Brownian time at t = 0.
@@ -96,17 +97,18 @@ class LinearSchedule(Schedule):
 
 
 def mixing_time(manifold: Spectral, kl: float = 1e-6) -> float:
-    r"""Brownian time after which any start is within ``kl`` nats of uniform: :math:`\tfrac12 m_1 e^{-\lambda_1 \tau} = \mathrm{kl}`."""
+    r"""Time that brings any start within ``kl`` nats of uniform: :math:`\tfrac12 m_1 e^{-\lambda_1 \tau} = kl`."""
     gap, multiplicity = float(manifold.eigenvalues(2)[1]), float(manifold.multiplicities(2)[1])
     return math.log(multiplicity / 2 / kl) / gap
 
 
 @singledispatch
 def default_schedule(manifold: Manifold, tau_min: float = 1e-5) -> Schedule:
-    """A :class:`LogSchedule` from ``tau_min`` to mixing: within 1e-6 nats of uniform where the spectrum is known, tau_max = 10 elsewhere.
+    """A :class:`LogSchedule` from ``tau_min`` to mixing.
 
-    On a non-compact symmetric space, where Brownian motion runs away at speed rho, tau_max is such that it stays within distance 8, where
-    float32 coordinates are good.
+    Where the spectrum is known, tau_max brings any start within 1e-6 nats of uniform; elsewhere it is 10.
+    On a non-compact symmetric space, where Brownian motion runs away at speed rho, tau_max is such that it stays within
+    distance 8, where float32 coordinates are good.
     """
     return LogSchedule(tau_min, 10.0)
 

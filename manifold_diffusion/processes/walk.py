@@ -23,8 +23,8 @@ def geodesic_random_walk(
     r"""End points of dX = b(X) dtau + dB after Brownian time ``tau`` (one per point), in ``n_steps`` equal steps.
 
     :math:`x \leftarrow \exp_x(h\, b(x) + \sqrt h\, \xi)`, of weak order 1 in h
-    (Jorgensen, *The central limit problem for geodesic random walks*, 1975; De Bortoli et al., *Riemannian score-based generative
-    modelling*, 2022, arXiv:2202.02763).
+    (Jorgensen, *The central limit problem for geodesic random walks*, 1975; De Bortoli et al., *Riemannian score-based
+    generative modelling*, 2022, arXiv:2202.02763).
 
     Args:
         manifold: where the walk lives.

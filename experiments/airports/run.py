@@ -55,9 +55,19 @@ def main() -> None:
         rows.append((name, nll(density.log_prob(val)), nll(density.log_prob(test))))
         say(f"{name}: held-out NLL {rows[-1][2]}")
 
-    process = BrownianMotion(sphere, default_schedule(sphere, tau_min=1e-5))
+    process = BrownianMotion(sphere, default_schedule(sphere, tau_min=5e-6))
     model = RiemannianDiffusion(sphere, process, TangentMLP(process, seed=args.seed))
-    model.fit(train, val, max_steps=steps, seed=args.seed, out_dir=args.out, overwrite=True)
+    model.fit(
+        train,
+        val,
+        max_steps=steps,
+        batch_size=256,
+        ema_decay=0.9997,
+        keep="last",
+        seed=args.seed,
+        out_dir=args.out,
+        overwrite=True,
+    )
     say(f"trained {steps} steps; {model.metadata['prior mismatch']}")
 
     log_prob = model.log_prob(test)
@@ -67,7 +77,15 @@ def main() -> None:
     say(f"sampled {n_samples} points: {agreement}")
 
     grid_log_prob = lambda x: model.log_prob(x, tolerance=1e-2)  # noqa: E731
-    compare(sphere, test, samples, grid_log_prob, title="Airports of the world", path=args.out / "airports.png")
+    compare(
+        sphere,
+        test,
+        samples,
+        grid_log_prob,
+        title="Airports of the world",
+        path=args.out / "airports.png",
+        resolution=120,
+    )
     model.save_pretrained(
         args.out / "model", {"data": str(airports), "test NLL": str(rows[-1][2]), "MMD": str(agreement)}
     )

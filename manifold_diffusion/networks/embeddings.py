@@ -83,9 +83,14 @@ class HeatFeatures(nn.Module):
 
     squares: Tensor
 
-    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """Features ``(*batch, dim)`` of points ``x`` at noise levels ``noise``, ``(*batch, 1)`` or ``(*batch, k)``."""
+    def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        """Features of points ``x`` at noise levels ``noise``, ``(*batch, 1)`` or ``(*batch, k)``.
+
+        Returns:
+            Tensors ``(*batch, m)`` of ``dim`` entries in all, to be concatenated: embedding, cosines, sines.
+        """
         phase = self.manifold.coordinates(x) @ self.frequencies.mT
         damping = noise * self.squares.sum(-1) if noise.shape[-1] == 1 else noise @ self.squares.mT
-        gate = torch.exp(-0.5 * damping)
-        return torch.cat([self.manifold.embed(x), gate * phase.cos(), gate * phase.sin()], -1)
+        # Beyond exp(-30) = 1e-13 a wave is gone; smaller gates would be denormal numbers, which are slow.
+        gate = torch.exp(-0.5 * damping.clamp(max=60.0))
+        return self.manifold.embed(x), gate * phase.cos(), gate * phase.sin()

@@ -112,7 +112,7 @@ class TangentMLP(nn.Module):
         context = self.time(t)
         if cond is not None:
             context = torch.cat([context, cond], -1)
-        h = self.lift(torch.cat([self.features(x, self.process.noise_levels(t)), context], -1))
+        h = self.lift(torch.cat([*self.features(x, self.process.noise_levels(t)), context], -1))
         for block in self.blocks:
             h = block(h, context)
         return self.manifold.from_frame(x, self.head(nn.functional.silu(h)))

@@ -23,23 +23,25 @@ def _linear(generator: torch.Generator, n_in: int, n_out: int, bias: bool = True
 
 
 class _Block(nn.Module):
-    """h + W2 silu(W1 silu(h) + context)."""
+    """h + W2 silu((1 + scale) * W1 silu(h) + shift), with scale and shift linear in the context."""
 
     def __init__(self, generator: torch.Generator, width: int, context: int) -> None:
         super().__init__()
         self.first = _linear(generator, width, width)
-        self.context = _linear(generator, context, width, bias=False)
+        self.context = _linear(generator, context, 2 * width, bias=False)
         self.second = _linear(generator, width, width)
 
     def forward(self, h: Tensor, context: Tensor) -> Tensor:
         silu = nn.functional.silu
-        return h + self.second(silu(self.first(silu(h)) + self.context(context)))
+        scale, shift = self.context(context).chunk(2, -1)
+        return h + self.second(silu(self.first(silu(h)) * (1 + scale) + shift))
 
 
 class TangentMLP(nn.Module):
     r"""Residual multilayer perceptron ``(t, x, cond) -> tangent vector at x`` on heat-gated features.
 
-    The input is the manifold's embedding and :class:`HeatFeatures`; time (and the condition) enter every block; the
+    The input is the manifold's embedding and :class:`HeatFeatures`; time (and the condition) scale and shift every
+    block; the
     last layer starts at zero and its coefficients are turned into a tangent vector by ``manifold.from_frame``.
 
     Args:

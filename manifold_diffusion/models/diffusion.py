@@ -237,7 +237,7 @@ class RiemannianDiffusion(nn.Module):
         r"""Log density by the change of variables along the probability flow.
 
         It is the density of the data noised to t = 0, that is by Brownian time ``tau_min`` of the schedule. The
-        divergence is exact by default (``dim`` forward-mode products per evaluation).
+        divergence is exact by default (``dim`` derivative products per evaluation).
 
         Args:
             x: points ``(n, *point_shape)``.

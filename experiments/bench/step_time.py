@@ -1,6 +1,6 @@
 """What a training step costs on a manifold, relative to a Euclidean one with the same network, batch and optimiser.
 
-python experiments/bench/step_time.py [--smoke] [--repeats N] [--threads N]
+python experiments/bench/step_time.py [--smoke] [--repeats N] [--threads N] [--single]
 
 One step: draw noised points and targets, forward, backward, clip, AdamW. The steps of all spaces are interleaved, so
 that a change of the machine's speed hits them alike; medians are compared. The Euclidean space has the same ambient
@@ -32,11 +32,11 @@ SPACES = {
 class Step:
     """One optimiser step on points that are drawn once."""
 
-    def __init__(self, manifold: Manifold, width: int, batch: int) -> None:
+    def __init__(self, manifold: Manifold, width: int, batch: int, antithetic: bool) -> None:
         self.generator = torch.Generator().manual_seed(0)
         process = default_process(manifold)
         self.network = TangentMLP(process, width=width, n_frequencies=64)
-        self.objective = DenoisingScoreMatching(process)
+        self.objective = DenoisingScoreMatching(process, antithetic=antithetic)
         self.optimizer = torch.optim.AdamW(self.network.parameters())
         origin = manifold.origin().expand(batch, *manifold.point_shape)
         self.x = manifold.exp(origin, 0.5 * manifold.random_tangent(origin, generator=self.generator))
@@ -56,18 +56,22 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="two short repeats at a small size")
     parser.add_argument("--repeats", type=int, default=60)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--single", action="store_true", help="single draws: the network sees the batch once, not in pairs"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     settings = [(16, 64)] if args.smoke else [(512, 4096), (128, 512)]
     repeats = 2 if args.smoke else args.repeats
-    print(f"torch {torch.__version__}, {args.threads} threads, medians of {repeats} interleaved steps\n")
+    draws = "single draws" if args.single else "antithetic pairs"
+    print(f"torch {torch.__version__}, {args.threads} threads, {draws}, medians of {repeats} interleaved steps\n")
     print("| space | " + " | ".join(f"width {w}, batch {b}" for w, b in settings) + " |")
     print("| --- |" + " --- |" * len(settings))
     cells: dict[str, list[str]] = {name: [] for name in SPACES}
     for width, batch in settings:
         for name, (manifold, size) in SPACES.items():
-            pair = Step(manifold, width, batch), Step(Euclidean(size), width, batch)
-            for step in pair * 5:
+            pair = [Step(m, width, batch, not args.single) for m in (manifold, Euclidean(size))]
+            for step in 5 * pair:
                 step()  # warm-up, tables
             times = [[step() for step in pair] for _ in range(repeats)]
             ours, flat = (statistics.median(t) for t in zip(*times, strict=True))

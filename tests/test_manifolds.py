@@ -317,6 +317,15 @@ def test_eigenvalues_obey_the_law_of_weyl(m: Spectral) -> None:
     assert count / weyl == pytest.approx(1, abs=0.12)
 
 
+@pytest.mark.parametrize("m", [*BUILT_IN, Product(Sphere(2), Euclidean(1), weights=[2.0, 0.5])])
+def test_chord_of_the_embedding_never_exceeds_the_distance(m: Manifold) -> None:
+    x, y = _points(m, 300, seed=0, spread=2.0), _points(m, 300, seed=1, spread=2.0)
+    chord = (m.embed(x) - m.embed(y)).norm(dim=-1)
+    assert float((chord - m.dist(x, y)).max()) < 1e-9
+    near = m.exp(x, 1e-4 * m.random_tangent(x, generator=_seeded(2)))
+    assert float((m.embed(x) - m.embed(near)).abs().amax(-1).min()) > 1e-9
+
+
 # ---------------------------------------------------------------------- singular points, exactly
 
 

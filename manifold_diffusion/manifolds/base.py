@@ -234,9 +234,10 @@ class Manifold(ABC):
         return x.flatten(len(self.batch_shape(x)))
 
     def embed(self, x: Tensor) -> Tensor:
-        """Flat smooth injective features ``(*batch, m)``: what networks see, and where chordal distances are taken.
+        r"""Smooth injective map to :math:`\mathbb{R}^m`, ``(*batch, m)``, with :math:`|e(x) - e(y)| \le d(x, y)`.
 
-        Default: :meth:`coordinates`.
+        What networks see, and where chordal distances are taken. Default: :meth:`coordinates`; override it where they
+        jump (charts) or overstate distances.
         """
         return self.coordinates(x)
 

@@ -147,7 +147,8 @@ class Product(Manifold):
         return torch.cat([f.coordinates(p) for f, p in zip(self.factors, self.split(x), strict=True)], -1)
 
     def embed(self, x: Tensor) -> Tensor:
-        return torch.cat([f.embed(p) for f, p in zip(self.factors, self.split(x), strict=True)], -1)
+        parts = zip(self.weights, self.factors, self.split(x), strict=True)
+        return torch.cat([math.sqrt(w) * f.embed(p) for w, f, p in parts], -1)
 
     @property
     def frame_dim(self) -> int:

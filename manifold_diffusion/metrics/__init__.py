@@ -1,7 +1,6 @@
 """Layer 3: how good a model is: likelihood with its error, two-sample tests, and kernel densities to beat."""
 
 from .classifier import C2STResult, c2st
-from .embedding import embedding
 from .estimate import Estimate, nll
 from .grams import ChordalGaussian, Energy, GeodesicGaussian, Gram, HeatGram
 from .kernel_density import AdaptiveKernelDensity, KernelDensity, KernelMixture
@@ -32,7 +31,6 @@ __all__ = [
     "PermutationResult",
     "c2st",
     "distance_pit",
-    "embedding",
     "ks_uniform",
     "mmd2_biased",
     "mmd2_unbiased",

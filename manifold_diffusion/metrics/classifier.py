@@ -11,7 +11,6 @@ from torch import Tensor
 
 from .._errors import ConfigError, DataError
 from ..manifolds import Manifold
-from .embedding import embedding
 
 __all__ = ["C2STResult", "c2st"]
 
@@ -69,7 +68,7 @@ def c2st(
     parts = []
     for sample in (x, y):
         order = torch.randperm(len(sample), generator=generator)[:size].to(sample.device)
-        parts.append(embedding(manifold, sample[order]).detach().cpu().double())
+        parts.append(manifold.embed(sample[order]).detach().cpu().double())
     seed = int(torch.randint(2**31 - 1, (), generator=generator))
     model = _classifier(classifier, seed)
     half = size // 2

@@ -14,7 +14,6 @@ from torch import Tensor
 from .._errors import ConfigError, DataError
 from ..heat_kernels import heat_kernel
 from ..manifolds import Manifold
-from .embedding import embedding
 from .pairwise import heat_density, squared_chord
 
 __all__ = ["ChordalGaussian", "Energy", "GeodesicGaussian", "Gram", "HeatGram"]
@@ -167,4 +166,4 @@ class GeodesicGaussian:
 
 
 def _chord2(manifold: Manifold, x: Tensor, y: Tensor) -> Tensor:
-    return squared_chord(embedding(manifold, x.double()), embedding(manifold, y.double()))
+    return squared_chord(manifold.embed(x.double()), manifold.embed(y.double()))

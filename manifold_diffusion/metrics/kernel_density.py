@@ -10,15 +10,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, singledispatch
 
 import torch
 from torch import Tensor
 
 from .._errors import ConfigError, DataError
 from ..heat_kernels import HeatKernelMixture
-from ..manifolds import Manifold
-from .embedding import embedding, log_uniform
+from ..manifolds import Compact, Manifold
 from .estimate import Estimate, nll
 from .pairwise import log_density, log_density_grid
 
@@ -164,7 +163,7 @@ class KernelMixture(HeatKernelDensity):
         _check_data(manifold, train, val)
         hs = _check_bandwidths(bandwidths)
         matrix = log_density_grid(manifold, val, train, [h * h for h in hs])
-        uniform = log_uniform(manifold)
+        uniform = _log_uniform(manifold)
         if uniform is not None:
             matrix = torch.cat([matrix, torch.full_like(matrix[:, :1], uniform)], 1)
         weights, _ = em_weights(matrix)
@@ -180,7 +179,7 @@ class KernelMixture(HeatKernelDensity):
     def _log_prob(self, x: Tensor, tau: float) -> Tensor:
         matrix = log_density_grid(self.manifold, x, self.centres, [h * h + tau for h in self.bandwidths])
         weights = list(self.weights)
-        uniform = log_uniform(self.manifold)
+        uniform = _log_uniform(self.manifold)
         if uniform is not None and self.uniform_weight > 0:
             matrix = torch.cat([matrix, torch.full_like(matrix[:, :1], uniform)], 1)
             weights.append(self.uniform_weight)
@@ -249,7 +248,7 @@ class AdaptiveKernelDensity(HeatKernelDensity):
         scales = sorted(_check_bandwidths(factors, "factors"))
         if not neighbours:
             raise DataError(f"{len(train)} training points are too few for a {min(ks)}-th neighbour.")
-        weight = 0.0 if log_uniform(manifold) is None else uniform_weight
+        weight = 0.0 if _log_uniform(manifold) is None else uniform_weight
         reach = dict(zip(neighbours, _neighbour_distances(manifold, train, neighbours), strict=True))
         seen: dict[tuple[int, float], Tensor] = {}
 
@@ -314,7 +313,7 @@ def _adaptive_log_prob(
 ) -> Tensor:
     taus = bandwidths.square() + tau
     log_weights = torch.full_like(taus, math.log((1 - uniform_weight) / len(centres)))
-    uniform = log_uniform(manifold)
+    uniform = _log_uniform(manifold)
     floor = uniform + math.log(uniform_weight) if uniform is not None and uniform_weight > 0 else None
     return log_density(manifold, x, centres, taus, log_weights, floor)
 
@@ -324,10 +323,21 @@ def _neighbour_distances(manifold: Manifold, x: Tensor, ks: Sequence[int]) -> li
     from scipy.spatial import KDTree
 
     double = x.double()
-    e = embedding(manifold, double).cpu().numpy()
+    e = manifold.embed(double).cpu().numpy()
     _, nearest = KDTree(e).query(e, k=max(ks) + 1)  # the first is the point itself, or a repeat of it
     index = torch.as_tensor(nearest, device=x.device)
     return [manifold.dist(double, double[index[:, k]]) for k in ks]
+
+
+@singledispatch
+def _log_uniform(manifold: Manifold) -> float | None:
+    """Log density of the uniform law, None where there is none."""
+    return None
+
+
+@_log_uniform.register
+def _(manifold: Compact) -> float | None:
+    return -math.log(manifold.volume)
 
 
 def _check_data(manifold: Manifold, train: Tensor, val: Tensor) -> None:

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, singledispatch
 
 import torch
 from torch import Tensor
 
 from .._errors import NumericsError
 from ..heat_kernels import heat_kernel
-from ..manifolds import Manifold
-from .embedding import embedding, half_chord
+from ..manifolds import SO3, Manifold, Sphere
 
 __all__ = ["blocks", "heat_density", "log_density", "log_density_grid", "squared_chord"]
 
@@ -51,6 +50,18 @@ def _double(manifold: Manifold, x: Tensor) -> Tensor:
 
 
 # ---------------------------------------------------------------------- tables in the chord
+
+
+@singledispatch
+def _half_chord(manifold: Manifold) -> bool:
+    """Whether the heat kernel is a function of the distance r, and the chord of ``embed`` is ``2 sin(r / 2)``."""
+    return False
+
+
+@_half_chord.register(Sphere)
+@_half_chord.register(SO3)
+def _(manifold: Manifold) -> bool:
+    return True
 
 
 @lru_cache(maxsize=32)
@@ -103,10 +114,10 @@ def _log_density(table: Tensor, s: Tensor, tau: float) -> Tensor:
 
 def heat_density(manifold: Manifold, x: Tensor, y: Tensor, taus: Sequence[float]) -> list[Tensor]:
     """Heat kernel of all pairs, one matrix ``(n, m)`` per time, in the dtype of ``x``; the caller keeps n m small."""
-    if not half_chord(manifold):
+    if not _half_chord(manifold):
         kernel = heat_kernel(manifold)
         return [kernel.pairwise_log_prob(x, y, x.new_tensor([tau])).exp() for tau in taus]
-    s = squared_chord(embedding(manifold, x.double()), embedding(manifold, y.double()))
+    s = squared_chord(manifold.embed(x.double()), manifold.embed(y.double()))
     out = []
     for tau in taus:
         table = _table(manifold, tau)
@@ -128,9 +139,9 @@ def log_density_grid(manifold: Manifold, x: Tensor, centres: Tensor, taus: Seque
         centres: ``(m, *point_shape)``.
         taus: Brownian times.
     """
-    if not half_chord(manifold):
+    if not _half_chord(manifold):
         return torch.stack([log_density(manifold, x, centres, tau) for tau in taus], 1)
-    e, f = (embedding(manifold, _double(manifold, points)) for points in (x, centres))
+    e, f = (manifold.embed(_double(manifold, points)) for points in (x, centres))
     order = sorted(range(len(taus)), key=lambda j: -taus[j])
     wide = [j for j in order if taus[j] >= _WIDE_TAU]
     narrow = order[len(wide) :]
@@ -175,7 +186,7 @@ def log_density(
         NumericsError: a result that is not finite.
     """
     centres = centres.to(x)  # the exact kernel is evaluated in the dtype of x, the bound in float64
-    e, f = (embedding(manifold, _double(manifold, points)) for points in (x, centres))
+    e, f = (manifold.embed(_double(manifold, points)) for points in (x, centres))
     kernel, m = heat_kernel(manifold), len(centres)
     taus = torch.as_tensor(tau, dtype=torch.float64, device=x.device).expand(m)
     log_w = torch.full_like(taus, -math.log(m)) if log_weights is None else log_weights.double()

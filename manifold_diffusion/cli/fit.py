@@ -160,8 +160,6 @@ def _train(
     callbacks: list[Callback] = [SaveConfig()]
     if config["figure_every"] > 0:
         callbacks.append(SampleFigure(_drawing(model, data, seed), config["figure_every"], folder / "figures"))
-    if options["max_steps"] is None and options["max_time"] is None:
-        del options["max_steps"]  # the default of the model
     try:
         return model.fit(
             module, seed=seed, out_dir=folder, resume=resume, overwrite=overwrite, callbacks=callbacks, **options

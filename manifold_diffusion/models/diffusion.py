@@ -96,7 +96,7 @@ class RiemannianDiffusion(nn.Module):
         points: Any,
         val: Any = None,
         *,
-        max_steps: int = 3000,
+        max_steps: int | None = None,
         seed: int = 0,
         fractions: Sequence[float] | None = None,
         cond: Tensor | None = None,
@@ -112,13 +112,13 @@ class RiemannianDiffusion(nn.Module):
             points: training points: a tensor, an array, a ``PointSet`` or ``Split``, the path of a CSV or NPZ file, or
                 a :class:`~manifold_diffusion.training.ManifoldDataModule`.
             val: held-out points; the weights with the least loss on them are kept.
-            max_steps: optimiser steps.
+            max_steps: optimiser steps; 3000 if neither it nor ``max_time`` (seconds) is given.
             seed: of the order of the data, the noise and the prior's centres.
             fractions: of training, validation and test points to split ``points`` into.
             cond: a condition per point, ``(n, cond_dim)``.
             val_cond: a condition per held-out point.
-            options: further arguments of :func:`manifold_diffusion.training.fit`, such as ``out_dir``, ``batch_size``,
-                ``lr``.
+            options: further arguments of :func:`manifold_diffusion.training.fit`, such as ``max_time``, ``out_dir``,
+                ``batch_size``, ``lr``.
 
         Returns:
             A record of the run.
@@ -128,18 +128,18 @@ class RiemannianDiffusion(nn.Module):
         """
         from ..training import ManifoldDataModule, fit
 
-        data = points
-        if not isinstance(points, ManifoldDataModule):
-            data = ManifoldDataModule(
-                points,
-                self.manifold,
-                val=val,
-                cond=cond,
-                val_cond=val_cond,
-                fractions=fractions,
-                seed=seed,
-                batch_size=options.pop("batch_size", 512),
-            )
+        own: dict[str, Any] = {"val": val, "cond": cond, "val_cond": val_cond, "fractions": fractions}
+        if isinstance(points, ManifoldDataModule):
+            data, wrong = points, [name for name, value in own.items() if value is not None]
+            if wrong:
+                raise ConfigError(
+                    f"{', '.join(wrong)}: these belong to the data module that was given; set them there."
+                )
+            if data.manifold not in (None, self.manifold):
+                raise ConfigError(f"The data module's points are on {data.manifold}, the model is on {self.manifold}.")
+        else:
+            batch_size = options.pop("batch_size", None) or 512
+            data = ManifoldDataModule(points, self.manifold, seed=seed, batch_size=batch_size, **own)
         train = data.points("train").to(self._like())
         generator = torch.Generator(device=train.device).manual_seed(seed)
         self.process.fit_prior(train, generator)

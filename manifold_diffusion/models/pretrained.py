@@ -30,8 +30,8 @@ def save_model(
     """Write ``config.json``, ``model.safetensors`` and ``README.md``.
 
     Everything is written to a folder inside the target first and moved into place at the end. A full disk leaves an
-    older model as it was;
-    a process that is killed between two moves leaves a folder whose checksums don't fit, never half a model that loads.
+    older model as it was; a process that is killed between two moves leaves a folder whose checksums don't fit, never
+    half a model that loads.
 
     Raises:
         CheckpointError: if the folder can't be written.

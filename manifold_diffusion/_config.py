@@ -1,8 +1,7 @@
 """Objects to and from plain configurations, ``{"class_path": ..., "init_args": {...}}``.
 
-A configurable part stores each argument of its constructor under an attribute of the same name. Only classes of
-trusted modules are ever
-imported from a configuration, so that a file from elsewhere can't run code.
+A configurable part stores each argument of its constructor under an attribute of the same name. Only classes of trusted
+modules are ever imported from a configuration, so that a file from elsewhere can't run code.
 """
 
 from __future__ import annotations

@@ -7,10 +7,8 @@ With :math:`s(\tau) = \tfrac2m \sinh\tfrac{m\tau}2` the tables hold
     \cos\theta},
 
 which are smooth for all times from 0 to stationarity: L stays between 0.5 and 3, P between 0 (cut locus, short times)
-and 1. Times
-are equally spaced in :math:`\log(1 + \tau/\tau_c)`, which includes :math:`\tau = 0`; angles are dense near the cut
-locus, where the
-kernel has a layer of width :math:`\tau / \pi`.
+and 1. Times are equally spaced in :math:`\log(1 + \tau/\tau_c)`, which includes :math:`\tau = 0`; angles are dense near
+the cut locus, where the kernel has a layer of width :math:`\tau / \pi`.
 """
 
 from __future__ import annotations

@@ -42,8 +42,8 @@ class CompactTables:
     r"""Radial functions of the kernel of a sphere or of SO(3).
 
     All take the geometry as ``versine`` = 1 - cos r and ``coversine`` = 1 + cos r, which the embedding gives without
-    cancellation and without
-    square roots, and ``tau``; they are plain torch expressions, differentiable in all arguments.
+    cancellation and without square roots, and ``tau``; they are plain torch expressions, differentiable in all
+    arguments.
 
     Args:
         law: the radial law.

@@ -63,9 +63,8 @@ def langevin(r: np.ndarray) -> np.ndarray:
 def _scaled_derivatives(r: np.ndarray, count: int) -> np.ndarray:
     """``psi_k cosh(r/2)^(2k)`` for k = 1 .. count, shape ``(count, *r.shape)``.
 
-    The recurrence (y^2 - 1) psi_{k+2} = (2k+1) y psi_{k+1} - k^2 psi_k has psi as its minimal solution: downwards it
-    is stable, and fast for
-    small radii; upwards it loses a factor coth(r/2)^2 a step, which is harmless for large ones.
+    The recurrence (y^2 - 1) psi_{k+2} = (2k+1) y psi_{k+1} - k^2 psi_k has psi as its minimal solution: downwards it is
+    stable, and fast for small radii; upwards it loses a factor coth(r/2)^2 a step, which is harmless for large ones.
     """
     c2, s2 = np.cosh(r / 2) ** 2, np.sinh(r / 2) ** 2
     out = np.empty((max(count, 2), *r.shape))

@@ -1,11 +1,9 @@
 r"""Tables of smooth functions of two variables, stored as one polynomial per cell.
 
 Along the first variable (time) each cell is fitted by itself at its Chebyshev-Lobatto points, so that nothing in one
-cell reaches the
-next. Along the second (radius) a spline through equally spaced nodes keeps derivatives continuous, which divergences
-of the score need.
-A look-up is one gather of a contiguous row and two Horner sums; it is differentiable in both variables any number of
-times.
+cell reaches the next. Along the second (radius) a spline through equally spaced nodes keeps derivatives continuous,
+which divergences of the score need. A look-up is one gather of a contiguous row and two Horner sums; it is
+differentiable in both variables any number of times.
 """
 
 from __future__ import annotations

@@ -14,10 +14,8 @@ and the heat equation :math:`\partial_\tau p = \tfrac12 \Delta p` becomes
     Q = \frac{\rho^2}2 - \frac{\rho (\rho - 1)}2 \Big(\frac1{\sin^2\theta} - \frac1{\theta^2}\Big).
 
 Every :math:`b_k` is a power series in :math:`y` with radius :math:`\pi^2`, and the recursion acts on its coefficients
-without
-cancellation. The series in :math:`\tau` is asymptotic: its error is of the order of the weight of the second-shortest
-geodesic,
-:math:`e^{-2\pi(\pi-\theta)/\tau}`, far below rounding wherever it is used.
+without cancellation. The series in :math:`\tau` is asymptotic: its error is of the order of the weight of the
+second-shortest geodesic, :math:`e^{-2\pi(\pi-\theta)/\tau}`, far below rounding wherever it is used.
 
 References:
     Minakshisundaram and Pleijel, *Some properties of the eigenfunctions of the Laplace-operator on Riemannian

@@ -1,11 +1,9 @@
 r"""Maps from the length of a Gaussian tangent vector to the radius of a Brownian motion.
 
-If :math:`\xi` is standard normal in the tangent space, :math:`q = |\xi|` follows the chi law with d degrees of
-freedom; the increasing map
-:math:`r(q)` with :math:`F_\tau(r(q)) = F_\chi(q)` gives a radius with the law of the kernel. In flat space it is
-:math:`\sqrt\tau\, q`, so on a curved space
-:math:`r / (\sqrt\tau\, q)` is a smooth table, close to 1 for short times, and the direction :math:`\xi / q` comes
-from the same draw.
+If :math:`\xi` is standard normal in the tangent space, :math:`q = |\xi|` follows the chi law with d degrees of freedom;
+the increasing map :math:`r(q)` with :math:`F_\tau(r(q)) = F_\chi(q)` gives a radius with the law of the kernel. In flat
+space it is :math:`\sqrt\tau\, q`, so on a curved space :math:`r / (\sqrt\tau\, q)` is a smooth table, close to 1 for
+short times, and the direction :math:`\xi / q` comes from the same draw.
 """
 
 from __future__ import annotations

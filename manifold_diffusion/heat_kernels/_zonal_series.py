@@ -4,8 +4,7 @@ r"""Eigenfunction series of radial heat kernels in fixed-point integers of any p
     p(\theta, \tau) = \frac1V \sum_l w_l\, e^{-\lambda_l \tau / 2}\, Z_l(\cos\theta), \qquad \lambda_l = l (l + m - 1).
 
 In the tail the sum is smaller than its terms by :math:`e^{\theta^2/2\tau}`: floating point returns noise there,
-integers with enough bits return
-the truth. Both spaces here have a polynomial :math:`Z_l` with a three-term recurrence:
+integers with enough bits return the truth. Both spaces here have a polynomial :math:`Z_l` with a three-term recurrence:
 
 * sphere :math:`S^n`: m = n, :math:`w_l` the multiplicity, :math:`Z_l = G_l^{(n)}` the Gegenbauer polynomial with
   :math:`G_l(1) = 1`, and

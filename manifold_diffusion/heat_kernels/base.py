@@ -34,14 +34,12 @@ class KernelSample:
 class HeatKernel(ABC):
     r"""Law of Brownian motion on a manifold at Brownian time :math:`\tau`, started at :math:`x_0`.
 
-    The density :math:`p_\tau(x \mid x_0)` is with respect to the Riemannian volume and solves
-    :math:`\partial_\tau p = \tfrac12 \Delta p`, so that on :math:`\mathbb{R}^n` it is :math:`N(x_0, \tau I)`. ``tau``
-    is a float or a tensor that
-    broadcasts to the batch shape; it must be positive and finite.
+    The density :math:`p_\tau(x \mid x_0)` is with respect to the Riemannian volume and solves :math:`\partial_\tau p =
+    \tfrac12 \Delta p`, so that on :math:`\mathbb{R}^n` it is :math:`N(x_0, \tau I)`. ``tau`` is a float or a tensor
+    that broadcasts to the batch shape; it must be positive and finite.
 
     A new kernel writes ``sample``, ``log_prob`` and ``score``, passes ``tau`` through :func:`brownian_time`, and
-    registers itself with
-    ``@heat_kernel.register(MyManifold)``.
+    registers itself with ``@heat_kernel.register(MyManifold)``.
 
     Attributes:
         manifold: where the Brownian motion lives.
@@ -98,9 +96,8 @@ class HeatKernel(ABC):
 def brownian_time(tau: Tensor | float, like: Tensor, largest: float = math.inf) -> Tensor:
     """``tau`` as a tensor with the dtype and device of ``like``, checked to be positive and finite.
 
-    Values on an accelerator, and those seen inside ``vmap`` or a compiled graph, are not looked at: reading them
-    would stop the stream. A
-    bad one gives NaN there, which losses and solvers report.
+    Values on an accelerator, and those seen inside ``vmap`` or a compiled graph, are not looked at: reading them would
+    stop the stream. A bad one gives NaN there, which losses and solvers report.
 
     Args:
         tau: Brownian time, float or tensor.

@@ -24,10 +24,8 @@ class HeatKernelMixture:
         p_\tau(x) = \sum_k w_k\, p_{\tau_k + \tau}(x \mid c_k) + \frac{w_0}{V}
 
     By the semigroup property :math:`p_\tau` is exactly the law at Brownian time :math:`\tau` of a Brownian motion
-    started at :math:`p_0`: an
-    oracle for everything that is learned, and (with data points as centres) a kernel density estimate. Sums run over
-    chunks of centres in
-    log space, in bounded memory.
+    started at :math:`p_0`: an oracle for everything that is learned, and (with data points as centres) a kernel density
+    estimate. Sums run over chunks of centres in log space, in bounded memory.
 
     Args:
         manifold: a manifold with a heat kernel.

@@ -19,8 +19,7 @@ class ProductKernel(HeatKernel):
     r"""The product law.
 
     With the metric :math:`g = \sum_i w_i g_i` factor i moves for the Brownian time :math:`\tau_i = \tau / w_i`; its
-    density gains
-    :math:`w_i^{-d_i/2}` and its score :math:`1/w_i`.
+    density gains :math:`w_i^{-d_i/2}` and its score :math:`1/w_i`.
 
     A process with a noise level per factor passes ``tau`` as a tuple with one entry (float or ``(*batch,)``) per
     factor.

@@ -31,8 +31,8 @@ class SphereKernel(HeatKernel):
     r"""The heat kernel of :math:`S^n`, n from 2 to 511 and more.
 
     Its radial law is summed to machine precision (short-time expansion to all relevant orders below tau = min(0.03,
-    2.5/n), eigenfunction series in
-    integers of hundreds of bits above) and tabulated; a score is one look-up times the projection of ``x0``.
+    2.5/n), eigenfunction series in integers of hundreds of bits above) and tabulated; a score is one look-up times the
+    projection of ``x0``.
 
     .. math::
         E[x \cdot x_0] = e^{-n\tau/2}

@@ -41,8 +41,8 @@ class TangentMLP(nn.Module):
     r"""Residual multilayer perceptron ``(t, x, cond) -> tangent vector at x`` on heat-gated features.
 
     The input is the manifold's embedding and :class:`HeatFeatures`; time (and the condition) scale and shift every
-    block; the
-    last layer starts at zero and its coefficients are turned into a tangent vector by ``manifold.from_frame``.
+    block; the last layer starts at zero and its coefficients are turned into a tangent vector by
+    ``manifold.from_frame``.
 
     Args:
         process: the process that the network serves: it gives the manifold and the noise level at each time.

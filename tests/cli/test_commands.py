@@ -1,0 +1,134 @@
+"""The commands that use a finished run: sample, evaluate, plot and info."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from manifold_diffusion import RiemannianDiffusion
+from manifold_diffusion.cli import main
+from manifold_diffusion.cli.build import build_model
+
+from .options import TINY
+
+
+def test_sample_to_a_table(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "s.csv"
+    assert main(["sample", str(run_folder), "--n", "5", "--steps", "3", "--log-prob", "--out", str(out)]) == 0
+    lines = out.read_text().splitlines()
+    assert lines[0] == "lat,lon,log_prob" and len(lines) == 6
+    assert main(["sample", str(run_folder / "model"), "--n", "5", "--steps", "3"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.rsplit(",", 1)[0] for line in lines] == printed  # same seed, same points
+
+
+def test_sample_to_arrays(run_folder: Path, tmp_path: Path, fails: Any) -> None:
+    out = tmp_path / "s.npz"
+    argv = ["sample", str(run_folder), "--n", "4", "--steps", "3", "--method", "sde", "--trajectory", "--seed", "5"]
+    assert main([*argv, "--out", str(out)]) == 0
+    arrays = np.load(out, allow_pickle=False)
+    assert arrays["points"].shape == (4, 3) and arrays["trajectory"].shape == (4, 4, 3)
+    model = RiemannianDiffusion.from_pretrained(run_folder / "model")
+    x = model.sample(4, steps=3, method="sde", generator=torch.Generator().manual_seed(5))
+    assert np.array_equal(x.numpy(), arrays["points"])
+    assert "Euclidean(3)" in fails("fit", "--data", str(out), "--model.manifold", "euclidean:3", *TINY)
+
+
+def test_sample_refuses_bad_usage(run_folder: Path, tmp_path: Path, fails: Any) -> None:
+    run = str(run_folder)
+    assert "suffix" in fails("sample", run, "--out", "samples.xlsx")
+    assert "no folder" in fails("sample", run, "--out", str(tmp_path / "a" / "s.csv"))
+    assert ".npz" in fails("sample", run, "--trajectory", "--out", "s.csv")
+    assert "'ode' or 'sde'" in fails("sample", run, "--method", "pde")
+    assert "n=-1" in fails("sample", run, "--n", "-1")
+    assert "--device" in fails("sample", run, "--device", "abacus")
+    assert "Unexpected argument" in fails("sample", run, "another")
+    assert "Unknown option --methode" in fails("sample", run, "--methode", "sde")
+
+
+def test_evaluate(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "m.json"
+    assert (
+        main(
+            [
+                "evaluate",
+                str(run_folder),
+                "--n",
+                "40",
+                "--permutations",
+                "20",
+                "--c2st",
+                "--c2st",
+                "false",
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
+    table = capsys.readouterr().out
+    results = json.loads(out.read_text())
+    for name in ("model (exact)", "KDE, one bandwidth", "KDE, mixture", "KDE, adaptive"):
+        assert name in table and results["test nll"][name]["standard_error"] > 0
+    assert 0 < results["two-sample tests"]["p_value"] <= 1 and "real vs real" in results["two-sample tests"]
+    assert results["points"].startswith("120 train, 15 val, 15 test")  # the split of the training
+    model = RiemannianDiffusion.from_pretrained(run_folder / "model")
+    assert results["test nll"]["uniform"]["value"] == pytest.approx(math.log(4 * math.pi))
+    assert model.metadata["data options"] == results["data options"]
+
+
+def test_evaluate_on_other_data(run_folder: Path, places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [
+        "evaluate",
+        str(run_folder),
+        "--n",
+        "0",
+        "--baselines",
+        "false",
+        "--data.fractions",
+        "0,0,1",
+        "--data",
+        str(places),
+    ]
+    assert main(argv) == 0
+    assert "0 train, 0 val, 150 test" in capsys.readouterr().out
+
+
+def test_models_of_another_manifold_are_refused(tmp_path: Path, places: Path, fails: Any) -> None:
+    build_model({"manifold": "torus:3", "network": {"width": 8, "n_frequencies": 4}}, 0).save_pretrained(tmp_path / "m")
+    assert "Torus(3)" in fails("evaluate", str(tmp_path / "m"), "--data", "airports")
+    assert "Torus(3)" in fails("evaluate", str(tmp_path / "m"), "--data", str(places))
+    assert "name them with --data" in fails("plot", str(tmp_path / "m"))
+
+
+def test_altered_models_are_refused(run_folder: Path, tmp_path: Path, fails: Any) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((run_folder / "model" / name).read_bytes())
+    content = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(content[:-10])
+    assert "truncated or altered" in fails("sample", str(tmp_path))
+
+
+def test_plot(run_folder: Path, tmp_path: Path, fails: Any) -> None:
+    out = tmp_path / "f.png"
+    assert main(["plot", str(run_folder), "--n", "20", "--resolution", "12", "--out", str(out)]) == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert "suffix" in fails("plot", str(run_folder), "--out", "f.txt")
+
+
+def test_info(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    table = capsys.readouterr().out
+    for name in ("sphere:2", "so3", "hyperboloid:3", "product:so3,euclidean:3"):
+        assert name in table
+    assert main(["info", "sphere:5"]) == 0
+    assert "BrownianMotion" in capsys.readouterr().out
+    assert main(["info", str(run_folder)]) == 0
+    card = capsys.readouterr().out
+    assert "sphere:2" in card and "validation NLL" in card and "TangentMLP" in card

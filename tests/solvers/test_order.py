@@ -1,0 +1,81 @@
+"""Fixed steps: the measured order of every solver is the stated one, on every kind of manifold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from manifold_diffusion.processes import ODETerm
+from manifold_diffusion.solvers import (
+    ConstantSteps,
+    DormandPrince,
+    GeodesicEuler,
+    GeodesicHeun,
+    GeodesicRK4,
+    Solver,
+    integrate,
+)
+
+from .flows import FLOWS, Flow, conformal
+
+COUNTS = {
+    GeodesicEuler(): (32, 64),
+    GeodesicHeun(): (24, 48),
+    GeodesicRK4(): (16, 32),
+    DormandPrince(): (40, 80),
+    GeodesicHeun("normal"): (10, 20),
+    GeodesicRK4("normal"): (6, 12),
+    DormandPrince("normal"): (80, 120),
+}
+
+
+def measured_order(flow: Flow, solver: Solver, counts: tuple[int, ...]) -> float:
+    """Slope of log error against log step size, by least squares."""
+    errors = [
+        float(
+            flow.manifold.dist(
+                integrate(flow.term, flow.manifold, flow.x, 0.0, 1.0, solver, ConstantSteps(n)).x, flow.exact(1.0)
+            ).max()
+        )
+        for n in counts
+    ]
+    u, v = torch.tensor(counts).double().log(), torch.tensor(errors).double().log()
+    return -float(((u - u.mean()) * (v - v.mean())).sum() / (u - u.mean()).square().sum())
+
+
+def cases() -> list:
+    out = []
+    for solver in COUNTS:
+        normal = getattr(solver, "chart", None) == "normal"
+        for name in FLOWS:
+            quick = not normal or (name == "conformal" and solver != DormandPrince("normal"))
+            out.append(pytest.param(solver, name, id=f"{solver}-{name}", marks=() if quick else pytest.mark.slow))
+    return out
+
+
+@pytest.mark.parametrize(("solver", "name"), cases())
+def test_measured_order_is_the_stated_one(solver, name):
+    assert abs(measured_order(FLOWS[name](), solver, COUNTS[solver]) - solver.order) <= 0.25
+
+
+def test_order_test_notices_a_wrong_stage_time():
+    flow = conformal()
+    late = ODETerm(lambda t, x: flow.term.velocity(t + 0.01, x))
+    assert measured_order(replace(flow, term=late), GeodesicRK4(), (12, 24, 48)) < 1
+
+
+def test_backward_integration_undoes_forward():
+    flow = conformal()
+    there = integrate(flow.term, flow.manifold, flow.x, 0.0, 1.0, GeodesicRK4(), ConstantSteps(50)).x
+    back = integrate(flow.term, flow.manifold, there, 1.0, 0.0, GeodesicRK4(), ConstantSteps(50)).x
+    torch.testing.assert_close(back, flow.x, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("solver", [GeodesicEuler(), GeodesicHeun(), GeodesicRK4(), DormandPrince()], ids=str)
+def test_solvers_stay_on_the_manifold_in_float32(solver):
+    flow = conformal(dtype=torch.float32)
+    x = integrate(flow.term, flow.manifold, flow.x, 0.0, 1.0, solver, ConstantSteps(100)).x
+    assert x.dtype == torch.float32
+    flow.manifold.check_point(x)

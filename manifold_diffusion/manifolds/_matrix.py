@@ -1,0 +1,149 @@
+r"""Functions of symmetric matrices that are right, with right derivatives, at repeated eigenvalues.
+
+``torch.linalg.eigh`` has derivatives with 1 / (a - b) for two eigenvalues a, b: NaN where they agree, and noise where
+they are close, although f(A) is as smooth as f. Here the eigenvalues and eigenvectors are constants, and f(A) is its
+Taylor expansion in :math:`E = A - \bar A`, which is zero but carries the derivatives. With divided differences,
+
+.. math:: f(A) = U \bigl( f(\lambda)_{ij} + f[\lambda_i, \lambda_j] \tilde E_{ij}
+    + \sum_k f[\lambda_i, \lambda_k, \lambda_j] \tilde E_{ik} \tilde E_{kj} \bigr) U^\top,
+    \qquad \tilde E = U^\top E U,
+
+the Daleckii-Krein formula and its second-order term (Bhatia, *Matrix Analysis*, 1997, section V.3; Higham, *Functions
+of Matrices*, 2008, theorem 3.11). Values and first and second derivatives are exact, in reverse and forward mode and
+under ``vmap``; a third derivative would lack its third-order term.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .._safe import sinhc
+
+__all__ = ["sym", "sym_exp", "sym_inverse_sqrt", "sym_log", "sym_sqrt"]
+
+# Four Gauss-Legendre nodes and weights on [0, 1].
+_NODES = (0.06943184420297371, 0.33000947820757187, 0.6699905217924281, 0.9305681557970262)
+_WEIGHTS = (0.17392742256872692, 0.32607257743127307, 0.32607257743127307, 0.17392742256872692)
+
+
+@dataclass(frozen=True)
+class _Function:
+    """A scalar function with its divided differences of order one and two, all free of cancellation."""
+
+    value: Callable[[Tensor], Tensor]
+    first: Callable[[Tensor, Tensor], Tensor]
+    second: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def _second(
+    first: Callable[[Tensor, Tensor], Tensor], curvature: Callable[[Tensor], Tensor], size: Callable[[Tensor], Tensor]
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """f[a, b, c] as a quotient of the widest pair; for three close values the integral of f'' over a triangle."""
+
+    def difference(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        low, middle, high = torch.stack(torch.broadcast_tensors(a, b, c)).sort(0).values.unbind(0)
+        gap = high - low
+        close = gap < 0.1 * size(middle)
+        far = (first(middle, high) - first(low, middle)) / torch.where(close, 1.0, gap)
+        near = torch.zeros_like(far)
+        for u, wu in zip(_NODES, _WEIGHTS, strict=True):
+            for s, ws in zip(_NODES, _WEIGHTS, strict=True):
+                # Genocchi-Hermite over the triangle, by the map (u, s) -> (u, (1 - u) s).
+                near = near + wu * ws * (1 - u) * curvature(low + u * (middle - low) + (1 - u) * s * gap)
+        return torch.where(close, near, far)
+
+    return difference
+
+
+def _exp_first(a: Tensor, b: Tensor) -> Tensor:
+    return ((a + b) / 2).exp() * sinhc((a - b) / 2)
+
+
+def _log_first(a: Tensor, b: Tensor) -> Tensor:
+    z = (a - b) / (a + b)  # (log a - log b) / (a - b) = 2 atanh(z) / (z (a + b))
+    tiny, close = z.abs() < 1e-3, z.abs() < 0.5
+    series = torch.atanh(torch.where(close, z, 0.5)) / torch.where(tiny, 1.0, z)
+    quotient = (a.log() - b.log()) / torch.where(close, 1.0, a - b)
+    return torch.where(close, 2 * torch.where(tiny, 1 + z * z / 3, series) / (a + b), quotient)
+
+
+_EXP = _Function(torch.exp, _exp_first, _second(_exp_first, torch.exp, torch.ones_like))
+_LOG = _Function(torch.log, _log_first, _second(_log_first, lambda a: -1 / (a * a), torch.abs))
+
+
+def _sqrt_second(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    a, b, c = a.sqrt(), b.sqrt(), c.sqrt()
+    return -1 / ((a + b) * (b + c) * (c + a))
+
+
+def _inverse_sqrt_second(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    a, b, c = a.sqrt(), b.sqrt(), c.sqrt()
+    return (a + b + c) / (a * b * c * (a + b) * (b + c) * (c + a))
+
+
+_SQRT = _Function(torch.sqrt, lambda a, b: 1 / (a.sqrt() + b.sqrt()), _sqrt_second)
+_INVERSE_SQRT = _Function(
+    torch.rsqrt, lambda a, b: -1 / (a.sqrt() * b.sqrt() * (a.sqrt() + b.sqrt())), _inverse_sqrt_second
+)
+
+
+def sym(a: Tensor) -> Tensor:
+    """Symmetric (Hermitian) part, ``(*batch, n, n)``."""
+    return (a + a.mH) / 2
+
+
+def _differentiated(a: Tensor) -> bool:
+    """Whether some derivative may be taken of a result of ``a``."""
+    if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(a):  # pyright: ignore[reportAttributeAccessIssue]
+        return True
+    if a.requires_grad and torch.is_grad_enabled():
+        return True
+    return torch.autograd.forward_ad.unpack_dual(a).tangent is not None if _in_forward_mode() else False
+
+
+def _in_forward_mode() -> bool:
+    return torch.autograd.forward_ad._current_level >= 0
+
+
+def _apply(f: _Function, a: Tensor, floor: float | None = None) -> Tensor:
+    a = sym(a)
+    constant = a.detach()
+    values, vectors = torch.linalg.eigh(constant)
+    if floor is not None:  # rounding may push the least eigenvalue of an ill-conditioned matrix to zero or below
+        values = torch.maximum(values, floor * torch.finfo(values.dtype).eps * values[..., -1:])
+    inner = torch.diag_embed(f.value(values)).to(a.dtype)
+    if _differentiated(a):
+        e = vectors.mH @ (a - constant) @ vectors
+        i, j, k = (
+            values.unsqueeze(-1).unsqueeze(-1),
+            values.unsqueeze(-2).unsqueeze(-2),
+            values.unsqueeze(-2).unsqueeze(-1),
+        )
+        first = f.first(values.unsqueeze(-1), values.unsqueeze(-2))
+        second = f.second(i, k, j)  # (*batch, i, k, j)
+        inner = inner + first * e + (second * e.unsqueeze(-1) * e.unsqueeze(-3)).sum(-2)
+    return sym(vectors @ inner @ vectors.mH)
+
+
+def sym_exp(a: Tensor) -> Tensor:
+    """Exponential of a symmetric (Hermitian) matrix, ``(*batch, n, n)``."""
+    return _apply(_EXP, a)
+
+
+def sym_log(a: Tensor) -> Tensor:
+    """Logarithm of a symmetric (Hermitian) positive definite matrix."""
+    return _apply(_LOG, a, 0.1)
+
+
+def sym_sqrt(a: Tensor) -> Tensor:
+    """Square root of a symmetric (Hermitian) positive definite matrix."""
+    return _apply(_SQRT, a, 0.1)
+
+
+def sym_inverse_sqrt(a: Tensor) -> Tensor:
+    """Inverse of the square root of a symmetric (Hermitian) positive definite matrix."""
+    return _apply(_INVERSE_SQRT, a, 0.1)

@@ -16,7 +16,7 @@ from .._errors import ConfigError
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-__all__ = ["HelpShown", "new_parser", "parse", "to_yaml"]
+__all__ = ["HelpShown", "new_model_parser", "new_parser", "parse", "parse_for_model", "to_yaml"]
 
 _PARTS = ("model.manifold", "model.process", "model.network", "model.objective")
 _LISTS = ("data.fractions",)  # its default is None where the model says what it is
@@ -72,6 +72,35 @@ def new_parser(command: str, usage: str, description: str) -> ArgumentParser:
         help="print the complete configuration, to be given back with --config, and stop",
     )
     return parser
+
+
+def new_model_parser(command: str, usage: str, description: str) -> ArgumentParser:
+    """Parser of a command that opens a saved model, to be read by :func:`parse_for_model`."""
+    parser = new_parser(command, f"MODEL {usage}", description)
+    parser.add_argument(
+        "--model", type=str | None, default=None, help="folder of the model or of its run, or hf://owner/name"
+    )
+    parser.add_argument("--device", type=str, default="cpu", help="such as cpu or cuda")
+    parser.add_argument("--trusted", type=list[str], default=[], help="packages whose classes the model may name")
+    return parser
+
+
+def parse_for_model(parser: ArgumentParser, argv: Sequence[str]) -> dict[str, Any] | None:
+    """Values of all options, or None when ``--help`` or ``--print_config`` has been answered.
+
+    Raises:
+        ConfigError: as :func:`parse`, or if no model is named.
+    """
+    try:
+        given = parse(parser, argv, ["model"])
+    except HelpShown:
+        return None
+    if given.pop("print_config"):
+        print(to_yaml({k: v for k, v in given.items() if k != "config"}), end="")
+        return None
+    if given["model"] is None:
+        raise ConfigError(f"Name the folder of a model: {parser.prog} MODEL.")
+    return given
 
 
 def parse(

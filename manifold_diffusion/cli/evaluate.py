@@ -15,7 +15,7 @@ from torch import Tensor
 from .._errors import ConfigError, DataError
 from .._version import __version__
 from ..manifolds import Compact
-from .arguments import HelpShown, new_parser, parse, to_yaml
+from .arguments import new_model_parser, parse_for_model
 from .files import Data, add_data_options, check_target, load_data, open_model, write_text
 from .info import table
 
@@ -29,16 +29,13 @@ _MAX_SAMPLE = 10_000
 
 def run(argv: Sequence[str]) -> int:
     """Evaluate a model; see ``manifold-diffusion evaluate --help``."""
-    parser = new_parser(
+    parser = new_model_parser(
         "evaluate",
-        "MODEL [--data FILE] [--out METRICS.json] [options]",
+        "[--data FILE] [--out METRICS.json] [options]",
         (
             "Test likelihood (exact) of a saved model beside kernel densities fitted on the same split, and "
             "two-sample tests of its samples."
         ),
-    )
-    parser.add_argument(
-        "--model", type=str | None, default=None, help="folder of the model or of its run, or hf://owner/name"
     )
     parser.add_argument(
         "--n", type=int, default=5000, help="number of samples, at most, for the two-sample tests; 0 for no tests"
@@ -52,18 +49,10 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--seed", type=int, default=0, help="of samples, permutations and random parts")
     parser.add_argument("--out", type=str | None, default=None, help="a .json file for the numbers")
-    parser.add_argument("--device", type=str, default="cpu", help="such as cpu or cuda")
-    parser.add_argument("--trusted", type=list[str], default=[], help="packages whose classes the model may name")
     add_data_options(parser, with_defaults=False)
-    try:
-        given = parse(parser, argv, ["model"])
-    except HelpShown:
+    given = parse_for_model(parser, argv)
+    if given is None:
         return 0
-    if given.pop("print_config"):
-        print(to_yaml({k: v for k, v in given.items() if k != "config"}), end="")
-        return 0
-    if given["model"] is None:
-        raise ConfigError("Name the folder of a model: manifold-diffusion evaluate MODEL.")
     check_target(given["out"], (".json",))
     model = open_model(given["model"], given["trusted"], given["device"])
     options = data_options(given["data"], model)

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .._errors import ConfigError
-from .arguments import HelpShown, new_parser, parse, to_yaml
+from .arguments import new_model_parser, parse_for_model
 from .evaluate import data_options
 from .files import add_data_options, check_target, load_data, open_model
 
@@ -18,31 +17,20 @@ _SUFFIXES = (".png", ".pdf", ".svg", ".jpg")
 
 def run(argv: Sequence[str]) -> int:
     """Draw a figure; see ``manifold-diffusion plot --help``."""
-    parser = new_parser(
+    parser = new_model_parser(
         "plot",
-        "MODEL [--data FILE] --out FIGURE [options]",
+        "[--data FILE] --out FIGURE [options]",
         "Draw held-out data, samples and the density of a saved model.",
-    )
-    parser.add_argument(
-        "--model", type=str | None, default=None, help="folder of the model or of its run, or hf://owner/name"
     )
     parser.add_argument("--out", type=str, default="figure.png", help="a .png, .pdf, .svg or .jpg file")
     parser.add_argument("--n", type=int, default=2000, help="number of samples, and of data points, at most")
     parser.add_argument("--density", type=bool, default=True, help="draw the exact density, too")
     parser.add_argument("--resolution", type=int, default=90, help="columns of the image of the density")
     parser.add_argument("--seed", type=int, default=0, help="seed of the samples")
-    parser.add_argument("--device", type=str, default="cpu", help="such as cpu or cuda")
-    parser.add_argument("--trusted", type=list[str], default=[], help="packages whose classes the model may name")
     add_data_options(parser, with_defaults=False)
-    try:
-        given = parse(parser, argv, ["model"])
-    except HelpShown:
+    given = parse_for_model(parser, argv)
+    if given is None:
         return 0
-    if given.pop("print_config"):
-        print(to_yaml({k: v for k, v in given.items() if k != "config"}), end="")
-        return 0
-    if given["model"] is None:
-        raise ConfigError("Name the folder of a model: manifold-diffusion plot MODEL.")
     check_target(given["out"], _SUFFIXES)
     model = open_model(given["model"], given["trusted"], given["device"])
     data = load_data(data_options(given["data"], model), model.manifold, getattr(model.network, "cond_dim", 0))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from .._errors import ConfigError
-from .arguments import HelpShown, new_parser, parse, to_yaml
+from .arguments import new_model_parser, parse_for_model
 from .files import check_target, open_model, parse_condition, points_text, write_arrays, write_text
 
 __all__ = ["run"]
@@ -16,10 +16,7 @@ __all__ = ["run"]
 
 def run(argv: Sequence[str]) -> int:
     """Draw points; see ``manifold-diffusion sample --help``."""
-    parser = new_parser("sample", "MODEL [options]", "Draw points from a saved model. Same seed, same points.")
-    parser.add_argument(
-        "--model", type=str | None, default=None, help="folder of the model or of its run, or hf://owner/name"
-    )
+    parser = new_model_parser("sample", "[options]", "Draw points from a saved model. Same seed, same points.")
     parser.add_argument("--n", type=int, default=1000, help="number of points")
     parser.add_argument(
         "--method", type=str, default="ode", help="ode (probability flow) or sde (reverse-time diffusion)"
@@ -37,17 +34,9 @@ def run(argv: Sequence[str]) -> int:
         "--cond", type=str | None, default=None, help="condition of a conditional model, numbers separated by commas"
     )
     parser.add_argument("--batch_size", type=int, default=16384, help="points that are integrated together")
-    parser.add_argument("--device", type=str, default="cpu", help="such as cpu or cuda")
-    parser.add_argument("--trusted", type=list[str], default=[], help="packages whose classes the model may name")
-    try:
-        given = parse(parser, argv, ["model"])
-    except HelpShown:
+    given = parse_for_model(parser, argv)
+    if given is None:
         return 0
-    if given.pop("print_config"):
-        print(to_yaml({k: v for k, v in given.items() if k != "config"}), end="")
-        return 0
-    if given["model"] is None:
-        raise ConfigError("Name the folder of a model: manifold-diffusion sample MODEL.")
     suffix = check_target(given["out"], (".npz", ".csv"))
     if given["trajectory"] and suffix != ".npz":
         raise ConfigError("--trajectory needs --out with the suffix .npz: a table holds one state per point.")

@@ -32,7 +32,7 @@ def model_card(model: Any, metadata: Mapping[str, Any]) -> str:
         "",
         "## Data and metrics",
         "",
-        *([f"- {key}: {value}" for key, value in metadata.items()] or ["Not recorded."]),
+        *([f"- {key}: {_text(value)}" for key, value in metadata.items()] or ["Not recorded."]),
         "",
         "## Use",
         "",
@@ -50,3 +50,10 @@ def model_card(model: Any, metadata: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _text(value: Any) -> str:
+    """A fact in words: of a mapping what is set."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {item}" for key, item in value.items() if item is not None)
+    return str(value)

@@ -17,6 +17,7 @@ from ..models import RiemannianDiffusion
 from .arguments import HelpShown, new_parser, parse, read_yaml, to_yaml
 from .build import build_model, model_section
 from .files import Data, add_data_options, load_data, write_text
+from .names import SHORT_NAMES
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -74,8 +75,7 @@ def _parser() -> ArgumentParser:
         "[--config FILE ...] [--out_dir FOLDER] [options]",
         "Train a model. Its configuration, checkpoints, logs, pictures and the model (in model/) go to one folder.",
     )
-    names = "euclidean:3, sphere:2, torus:7, so3, hyperboloid:3, product:so3,euclidean:3"
-    parser.add_argument("--model.manifold", type=Any, default="sphere:2", help=names)
+    parser.add_argument("--model.manifold", type=Any, default="sphere:2", help=", ".join(SHORT_NAMES))
     defaults = {"process": "that of the manifold", "network": "TangentMLP", "objective": "score matching"}
     for part, default in defaults.items():
         text = f"class_path and init_args, default {default}; --model.{part}.ARGUMENT VALUE sets one argument"

@@ -15,20 +15,10 @@ from ..manifolds import Compact, LieGroup, Manifold, Spectral
 from ..processes import BrownianMotion, Process, ProductProcess, default_process
 from .arguments import HelpShown, new_parser, parse
 from .files import open_model
-from .names import manifold_name, parse_manifold
+from .names import SHORT_NAMES, manifold_name, parse_manifold
 
 __all__ = ["run"]
 
-_SHOWN = (
-    "euclidean:3",
-    "sphere:2",
-    "sphere:127",
-    "torus:7",
-    "so3",
-    "hyperboloid:3",
-    "product:so3,euclidean:3",
-    "product:sphere:2,torus:1",
-)
 _HEADER = ("manifold", "dim", "point", "compact", "spectrum", "Lie group", "heat kernel", "default process", "frame")
 
 
@@ -49,7 +39,7 @@ def run(argv: Sequence[str]) -> int:
     subject = given["model"]
     if subject is None:
         print(f"manifold_diffusion {__version__}, torch {torch.__version__}\n")
-        print(table(_HEADER, [capabilities(parse_manifold(name)) for name in _SHOWN]))
+        print(table(_HEADER, [capabilities(parse_manifold(name)) for name in SHORT_NAMES]))
         print(
             "\nframe: global where a network outputs dim coefficients of a frame field, else the number of "
             "ambient entries that are projected."
@@ -64,7 +54,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _is_manifold(subject: str) -> bool:
     family = subject.partition(":")[0]
-    return not Path(subject).exists() and family in {name.partition(":")[0] for name in _SHOWN}
+    return not Path(subject).exists() and family in {name.partition(":")[0] for name in SHORT_NAMES}
 
 
 def capabilities(manifold: Manifold) -> tuple[str, ...]:

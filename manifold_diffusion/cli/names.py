@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import Any
 
 from .._config import from_config, nearest, to_config
 from .._errors import ConfigError
 from ..manifolds import SO3, Euclidean, Hyperboloid, Manifold, Product, Sphere, Torus
 
-__all__ = ["manifold_name", "normalise", "parse_manifold"]
+__all__ = ["SHORT_NAMES", "manifold_name", "normalise", "parse_manifold"]
 
-_FAMILIES: dict[str, type[Manifold]] = {
-    "euclidean": Euclidean,
-    "sphere": Sphere,
-    "torus": Torus,
+_EXAMPLES: dict[str, type[Manifold]] = {
+    "euclidean:3": Euclidean,
+    "hyperboloid:3": Hyperboloid,
     "so3": SO3,
-    "hyperboloid": Hyperboloid,
+    "sphere:2": Sphere,
+    "torus:7": Torus,
 }
-_SYNTAX = "euclidean:3, sphere:2, torus:7, so3, hyperboloid:3, product:so3,euclidean:3"
+_FAMILIES = {example.partition(":")[0]: cls for example, cls in _EXAMPLES.items()}
+SHORT_NAMES = (*_EXAMPLES, "product:so3,euclidean:3")
+"""An example of each short name."""
 
 _PACKAGES = {
     "manifold": "manifolds",
@@ -33,7 +36,7 @@ _PACKAGES = {
 
 
 def parse_manifold(text: str) -> Manifold:
-    """Manifold of a short name: ``family:dimension``, ``so3``, or ``product:`` with its factors separated by commas.
+    """Manifold of a short name: ``family:argument:argument``, or ``product:`` with its factors separated by commas.
 
     Products of products and products with weights are written with ``class_path`` and ``init_args``, in which factors
     may be short names.
@@ -56,17 +59,32 @@ def parse_manifold(text: str) -> Manifold:
         return Product(*[parse_manifold(name) for name in names])
     if family not in _FAMILIES:
         raise ConfigError(
-            f"Unknown manifold {text!r}{nearest(family, [*_FAMILIES, 'product'])} Short names: {_SYNTAX}."
+            f"Unknown manifold {text!r}{nearest(family, [*_FAMILIES, 'product'])} "
+            f"Short names: {', '.join(SHORT_NAMES)}."
         )
-    if family == "so3":
-        if rest:
-            raise ConfigError(f"{text!r}: so3 has no argument.")
-        return SO3()
-    if not rest.isdecimal():
-        raise ConfigError(f"{text!r} needs a dimension, such as {family}:3.")
-    return from_config(
-        {"class_path": f"manifold_diffusion.manifolds.{_FAMILIES[family].__name__}", "init_args": {"n": int(rest)}}
-    )
+    cls = _FAMILIES[family]
+    names, words = _arguments(cls), rest.split(":") if rest else []
+    if len(words) > len(names):
+        raise ConfigError(f"{text!r}: {family} has {len(names) or 'no'} argument{'s' * (len(names) != 1)}.")
+    values = {name: int(word) if word.isdecimal() else word for name, word in zip(names, words, strict=False)}
+    try:
+        return from_config({"class_path": to_config_path(cls), "init_args": values})
+    except ConfigError as error:
+        needed = [name for name, default in names.items() if default is inspect.Parameter.empty]
+        if isinstance(values.get("n"), str) or len(words) < len(needed):
+            form = ":".join([family, *needed])
+            raise ConfigError(f"{text!r} is not {form}, with a number for each, such as {_example(family)}.") from error
+        raise
+
+
+def _example(family: str) -> str:
+    return next(example for example in _EXAMPLES if example.partition(":")[0] == family)
+
+
+def _arguments(cls: type[Manifold]) -> dict[str, Any]:
+    """Names and defaults of the arguments of a manifold's constructor."""
+    parameters = inspect.signature(cls.__init__).parameters
+    return {name: p.default for name, p in parameters.items() if name != "self"}
 
 
 def manifold_name(config: Any) -> Any:
@@ -81,7 +99,13 @@ def manifold_name(config: Any) -> Any:
     cls, arguments = config["class_path"].rsplit(".", 1)[1], config.get("init_args", {})
     for name, family in _FAMILIES.items():
         if config["class_path"] == to_config_path(family):
-            return ":".join([name, *map(str, arguments.values())])
+            given = list(arguments.values())
+            for default in reversed(_arguments(family).values()):
+                if not given or given[-1] != default:
+                    break
+                given.pop()  # a default at the end is left out
+            if all(isinstance(a, int | str) and not isinstance(a, bool) for a in given):
+                return ":".join([name, *map(str, given)])
     if config["class_path"] == to_config_path(Product):
         factors, weights = [manifold_name(f) for f in arguments["factors"]], arguments.get("weights") or [1.0]
         plain = all(isinstance(f, str) and not f.startswith("product:") for f in factors)

@@ -8,6 +8,7 @@ negative log-likelihood of the first 1,000 validation points, in nats: choices a
 
 import argparse
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -16,8 +17,8 @@ from manifold_diffusion.data import load_airports, split
 from manifold_diffusion.manifolds import Sphere
 from manifold_diffusion.metrics import nll
 from manifold_diffusion.networks import TangentMLP
-from manifold_diffusion.objectives import DenoisingScoreMatching, ImplicitScoreMatching
-from manifold_diffusion.processes import BrownianMotion, default_schedule
+from manifold_diffusion.objectives import DenoisingScoreMatching, ImplicitScoreMatching, Objective
+from manifold_diffusion.processes import BrownianMotion, Process, default_schedule
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
     args = parser.parse_args()
     steps, seeds, n_val = (4, 1, 20) if args.smoke else (args.steps, args.seeds, 1000)
     sphere, data = Sphere(2), split(load_airports().points, seed=0)
-    rows = [
+    rows: list[tuple[str, float, Callable[[Process], Objective], int]] = [
         ("likelihood, pairs", 1e-5, lambda p: DenoisingScoreMatching(p), 256),
         ("likelihood, single draws", 1e-5, lambda p: DenoisingScoreMatching(p, antithetic=False), 512),
         ("balanced, pairs", 1e-5, lambda p: DenoisingScoreMatching(p, "balanced"), 256),

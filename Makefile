@@ -70,7 +70,7 @@ docs: $(STAMP)  ## build the documentation into docs/_build, warnings are errors
 # Each experiment and benchmark on a few points and steps, so that none of them rots.
 smoke: $(STAMP)  ## run every experiment with --smoke
 	@set -e; for script in $$(ls experiments/*/run.py experiments/bench/*.py 2>/dev/null | sort -u); do \
-	  echo "--- $$script --smoke"; MPLBACKEND=Agg $(BIN)/python $$script --smoke; done
+	  echo "--- $$script --smoke"; OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python $$script --smoke; done
 
 clean:  ## remove .venv, builds and caches
 	rm -rf $(VENV) build dist docs/_build .pytest_cache .ruff_cache .hypothesis .import_linter_cache

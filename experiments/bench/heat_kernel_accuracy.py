@@ -1,11 +1,10 @@
 """Measured error of the heat kernels, as a Markdown table.
 
-Every kernel's tables are compared with the functions they tabulate, evaluated directly in extended precision or
-closed form, at random radii and
-times between the nodes, wherever the radial law (density times the area of the geodesic sphere) exceeds 1e-30 of its
-maximum.
+python experiments/bench/heat_kernel_accuracy.py [--smoke]
 
-    python experiments/bench/heat_kernel_accuracy.py [--quick]
+Every kernel's tables are compared with the functions they tabulate, evaluated directly in extended precision or closed
+form, at random radii and times between the nodes, wherever the radial law (density times the area of the geodesic
+sphere) exceeds 1e-30 of its maximum.
 """
 
 from __future__ import annotations
@@ -85,10 +84,10 @@ def report(
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="fewer times and no sphere above dimension 127")
-    quick = parser.parse_args().quick
+    parser.add_argument("--smoke", action="store_true", help="fewer times and no sphere above dimension 127")
+    smoke = parser.parse_args().smoke
     torch.set_num_threads(1)
-    rng, rows = np.random.default_rng(0), 16 if quick else 60
+    rng, rows = np.random.default_rng(0), 16 if smoke else 60
     print(
         "| manifold | dtype | score: max relative error | median "
         "| log density: max error, relative above 1 nat | tables | build |"
@@ -97,7 +96,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MANIFOLD_DIFFUSION_CACHE"] = folder
         laws: list[tuple[str, CompactLaw]] = [
-            (f"Sphere({n})", SphereLaw(n)) for n in ((2, 3, 9, 127) if quick else (2, 3, 4, 9, 31, 127, 511))
+            (f"Sphere({n})", SphereLaw(n)) for n in ((2, 3, 9, 127) if smoke else (2, 3, 4, 9, 31, 127, 511))
         ]
         for name, law in [*laws, ("SO3()", RotationLaw())]:
             tables, ref = CompactTables(law, name), compact_reference(law, rows, rng)
@@ -115,7 +114,7 @@ def main() -> None:
                     p.nbytes for p in {id(p): p for p in (t.inverse, t.drop, t.peak, t.step, t.step_inverse)}.values()
                 )
                 report(name, dtype, ref, log_p, -sine * tables.pull(coversine, tau), size, seconds)
-        for n in (2, 3, 10) if quick else (2, 3, 4, 10, 64):
+        for n in (2, 3, 10) if smoke else (2, 3, 4, 10, 64):
             tables = HyperbolicTables(n)
             ref = hyperbolic_reference(n, tables.tau_end, rows, rng)
             start = time.process_time()

@@ -44,7 +44,7 @@ def to_config(value: Any) -> Any:
         return [to_config(v) for v in value]
     cls = _public_class(value)
     arguments = {}
-    for name in inspect.signature(cls.__init__).parameters:
+    for name, parameter in inspect.signature(cls.__init__).parameters.items():
         if name == "self":
             continue
         if not hasattr(value, name):
@@ -53,6 +53,8 @@ def to_config(value: Any) -> Any:
                 "Store it in __init__."
             )
         argument = getattr(value, name)
+        if (argument, parameter.default) == (None, None):  # left out by the user too
+            continue
         arguments[name] = to_config(list(argument) if _is_iterable_part(argument) else argument)
     return {"class_path": _path(cls), "init_args": arguments}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import singledispatch
 from typing import Literal
 
 import torch
@@ -19,8 +20,9 @@ Coordinates = Literal["auto", "ambient", "latlon", "degrees", "radians"]
 """What the columns of a file are.
 
 ``ambient``: the entries of a point, row by row. ``latlon``: latitude and longitude in degrees, for ``Sphere(2)``.
-``degrees`` and ``radians``: angles, for ``Torus(n)``; on a torus ``radians`` and ``ambient`` are the same. ``auto``:
-``latlon`` for ``Sphere(2)`` if the header names a latitude and a longitude, else ``ambient``.
+``degrees`` and ``radians``: angles, for ``Torus(n)`` of the default periods, where ``radians`` and ``ambient`` are the
+same; ``ambient`` coordinates of any torus may be off by one period. ``auto``: ``latlon`` for ``Sphere(2)``
+if the header names a latitude and a longitude, else ``ambient``.
 """
 
 _ROUNDING = 1e-4
@@ -81,12 +83,13 @@ def to_points(
     """
     if coordinates not in ("ambient", "latlon", "degrees", "radians"):
         raise ConfigError(f"coordinates must be one of auto, ambient, latlon, degrees, radians; got {coordinates!r}.")
-    is_torus = manifold == Torus(manifold.dim)
+    periods = _periods(manifold)
     if coordinates == "latlon" and manifold != Sphere(2):
         raise ConfigError(f"coordinates='latlon' belongs to Sphere(2); got {manifold}. Use coordinates='ambient'.")
-    if coordinates in ("degrees", "radians") and not is_torus:
+    if coordinates in ("degrees", "radians") and manifold != Torus(manifold.dim):
         raise ConfigError(
-            f"coordinates={coordinates!r} belongs to Torus(n); got {manifold}. Use coordinates='ambient'."
+            f"coordinates={coordinates!r} belongs to Torus(n) with periods of 2 pi; got {manifold}. "
+            "Use coordinates='ambient'."
         )
     expected = 2 if coordinates == "latlon" else math.prod(manifold.point_shape)
     if values.shape[1] != expected:
@@ -116,18 +119,8 @@ def to_points(
             order,
         )
         return latlon_to_points(values).to(dtype)
-    if is_torus:
-        turn, unit = (360.0, "degrees") if coordinates == "degrees" else (2 * math.pi, "radians")
-        fix = "" if unit == "degrees" else "If these are degrees, say so: coordinates='degrees'."
-        outside = values.abs().amax(1) > turn * (1 + 1e-6)
-        raise_bad_rows(
-            name,
-            outside,
-            where,
-            lambda i: f"angles {_row(values, i)} are outside one turn, [-{turn:g}, {turn:g}] {unit}",
-            fix,
-        )
-        return _inside(manifold, manifold.project(torch.deg2rad(values) if unit == "degrees" else values), dtype)
+    if periods is not None:
+        return _inside(manifold, _turns(values, manifold, periods, coordinates, name, where), dtype)
 
     points = values.reshape(-1, *manifold.point_shape)
     defect = manifold.defect(points)
@@ -141,6 +134,40 @@ def to_points(
         f"Project first ({manifold}.project), or say what the columns are with coordinates=.",
     )
     return _inside(manifold, manifold.project(points), dtype)
+
+
+@singledispatch
+def _periods(manifold: Manifold) -> tuple[float, ...] | None:
+    """Periods of the coordinates of a torus; None on other manifolds."""
+    return None
+
+
+@_periods.register
+def _(manifold: Torus) -> tuple[float, ...]:
+    return manifold.lengths
+
+
+def _turns(
+    values: Tensor,
+    manifold: Manifold,
+    periods: tuple[float, ...],
+    coordinates: Coordinates,
+    name: str,
+    where: Callable[[int], str],
+) -> Tensor:
+    """Points of a torus from coordinates within one period of zero."""
+    angles = manifold == Torus(manifold.dim)
+    turn = torch.full((manifold.dim,), 360.0) if coordinates == "degrees" else torch.tensor(periods)
+    outside = (values.abs() > turn.double() * (1 + 1e-6)).any(1)
+    if angles:
+        unit = "degrees" if coordinates == "degrees" else "radians"
+        limits = f"angles {{}} are outside one turn, [-{float(turn[0]):g}, {float(turn[0]):g}] {unit}"
+        fix = "" if unit == "degrees" else "If these are degrees, say so: coordinates='degrees'."
+    else:
+        limits = f"coordinates {{}} of {manifold} are outside one period of zero"
+        fix = f"Wrap them first: {manifold}.project."
+    raise_bad_rows(name, outside, where, lambda i: limits.format(_row(values, i)), fix)
+    return manifold.project(torch.deg2rad(values) if coordinates == "degrees" else values)
 
 
 def _inside(manifold: Manifold, points: Tensor, dtype: torch.dtype) -> Tensor:

@@ -62,35 +62,47 @@ def wrapped_score(d: Tensor, tau: Tensor) -> Tensor:
 
 @heat_kernel.register(Torus)
 class TorusKernel(HeatKernel):
-    r"""The wrapped normal law, one angle at a time.
+    r"""The wrapped normal law, one coordinate at a time.
 
     .. math::
-        p_\tau(x \mid x_0) = \prod_i \sum_{k} \frac{e^{-(x_i - x_{0i} + 2\pi k)^2 / 2\tau}}{\sqrt{2\pi\tau}}
-        = \prod_i \frac1{2\pi} \Big(1 + 2 \sum_{k \ge 1} e^{-k^2 \tau / 2} \cos k (x_i - x_{0i})\Big)
+        p_\tau(x \mid x_0) = \prod_i \sum_{k} \frac{e^{-(x_i - x_{0i} + k L_i)^2 / 2\tau}}{\sqrt{2\pi\tau}}
+        = \prod_i \frac1{L_i} \Big(1 + 2 \sum_{k \ge 1} e^{-(2\pi k/L_i)^2 \tau / 2}
+        \cos \frac{2\pi k (x_i - x_{0i})}{L_i}\Big)
 
-    The images are summed below tau = 1.2 (2.4 in float32), the Fourier series above. Sampling wraps a Gaussian and is
-    exact.
+    Coordinates are scaled to the period :math:`2\pi`, for which the images are summed below tau = 1.2 (2.4 in float32),
+    the Fourier series above. Sampling wraps a Gaussian and is exact.
 
     Args:
-        manifold: a ``Torus(n)``.
+        manifold: a ``Torus(n)`` of any periods.
     """
 
     def __init__(self, manifold: Torus) -> None:
         self.manifold = manifold
+        self._log_rate = -math.fsum(math.log(p / _TWO_PI) for p in manifold.lengths)
+
+    def _angular(self, d: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor | float]:
+        """Differences as angles, times in units of the angle, and the angle per unit of length."""
+        if self.manifold.periods is None:
+            return wrap_angle(d), tau, 1.0
+        rate = _TWO_PI / self.manifold.period_like(d)
+        return wrap_angle(rate * d), rate * rate * tau, rate
 
     def sample(self, x0: Tensor, tau: Tensor | float, generator: torch.Generator | None = None) -> Tensor:
         xi = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
         return self.manifold.exp(x0, brownian_time(tau, x0).sqrt().unsqueeze(-1) * xi)
 
     def log_prob(self, x: Tensor, x0: Tensor, tau: Tensor | float) -> Tensor:
-        return wrapped_log_prob(wrap_angle(x - x0), brownian_time(tau, x).unsqueeze(-1)).sum(-1)
+        angle, t, _ = self._angular(x - x0, brownian_time(tau, x).unsqueeze(-1))
+        return wrapped_log_prob(angle, t).sum(-1) + self._log_rate
 
     def score(self, x: Tensor, x0: Tensor, tau: Tensor | float) -> Tensor:
-        return wrapped_score(wrap_angle(x - x0), brownian_time(tau, x).unsqueeze(-1))
+        angle, t, rate = self._angular(x - x0, brownian_time(tau, x).unsqueeze(-1))
+        return rate * wrapped_score(angle, t)
 
     def sample_with_score(
         self, x0: Tensor, tau: Tensor | float, generator: torch.Generator | None = None
     ) -> KernelSample:
         t = brownian_time(tau, x0).unsqueeze(-1)
         v = t.sqrt() * torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
-        return KernelSample(self.manifold.exp(x0, v), wrapped_score(wrap_angle(v), t))
+        angle, t, rate = self._angular(v, t)
+        return KernelSample(self.manifold.exp(x0, v), rate * wrapped_score(angle, t))

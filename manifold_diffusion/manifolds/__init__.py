@@ -11,10 +11,11 @@ from .product import Product
 from .so3 import SO3
 from .sphere import Sphere
 from .symmetry import Symmetry, geodesic_symmetry
-from .torus import Torus
+from .torus import Circle, Torus
 
 __all__ = [
     "SO3",
+    "Circle",
     "Compact",
     "Euclidean",
     "Hyperboloid",

@@ -99,8 +99,13 @@ def _sphere(manifold: Sphere) -> Sequence[Map | Chart]:
 @views.register
 def _torus(manifold: Torus) -> Sequence[Map | Chart]:
     if manifold.n == 1:
-        return [CircularHistogram(lambda x: x[:, 0], lambda a: a.unsqueeze(-1))]
-    return [Ramachandran(i, i + 1, manifold.n) for i in range(manifold.n - 1)]
+        radius = manifold.lengths[0] / (2 * math.pi)
+        return [CircularHistogram(lambda x: x[:, 0] / radius, lambda a: radius * a.unsqueeze(-1), manifold.volume)]
+    if manifold.periods is None:
+        return [Ramachandran(i, i + 1, manifold.n) for i in range(manifold.n - 1)]
+    half = max(manifold.lengths) / 2
+    whole = manifold.n == 2 and len(set(manifold.lengths)) == 1  # the frame is a square
+    return [Plane(manifold.coordinates, i, i + 1, whole, (-half, half)) for i in range(manifold.n - 1)]
 
 
 @views.register

@@ -244,11 +244,13 @@ class CircularHistogram(Chart):
     Attributes:
         angle: the angle in radians in (-pi, pi], ``(n, *point_shape) -> (n,)``.
         point: its inverse, ``(n,) -> (n, *point_shape)``.
+        volume: of the circle, by which densities are multiplied.
         name: heading.
     """
 
     angle: Callable[[Tensor], Tensor]
     point: Callable[[Tensor], Tensor]
+    volume: float = 2 * np.pi
     name: str = ""
     aspect = 1.0
     projection = "polar"
@@ -273,7 +275,7 @@ class CircularHistogram(Chart):
         circle = np.linspace(-np.pi, np.pi, 361)
         if scene.log_prob is not None:
             values = evaluate(scene.log_prob, self.point(torch.as_tensor(circle).to(scene.like)), scene.batch_size)
-            relative = 2 * np.pi * np.exp(values)
+            relative = self.volume * np.exp(values)
             top = max(top, float(np.quantile(relative, 0.99)))
             ax.plot(circle, relative, color=COLOURS["density"], lw=1.6, label="model density")
         ax.plot(circle, np.ones_like(circle), color="black", lw=1.1, ls=(0, (4, 3)), label="uniform law")

@@ -16,7 +16,7 @@ def instances(power: type[Manifold] = Manifold) -> list[tuple[str, Manifold]]:
     Example:
         >>> from manifold_diffusion.manifolds import LieGroup
         >>> [name for name, _ in instances(LieGroup)]
-        ['Torus(1)', 'Torus(3)', 'SO3()']
+        ['Torus(1)', 'Torus(3)', 'Torus(2, periods=[3.0, 20.0])', 'SO3()']
     """
     manifolds = [
         Euclidean(1),
@@ -26,6 +26,7 @@ def instances(power: type[Manifold] = Manifold) -> list[tuple[str, Manifold]]:
         Sphere(7),
         Torus(1),
         Torus(3),
+        Torus(2, periods=[3.0, 20.0]),
         SO3(),
         Hyperboloid(1),
         Hyperboloid(2),

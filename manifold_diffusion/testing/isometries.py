@@ -45,8 +45,9 @@ def _(manifold: Sphere, dtype: torch.dtype, generator: torch.Generator) -> Isome
 
 @random_isometry.register
 def _(manifold: Torus, dtype: torch.dtype, generator: torch.Generator) -> Isometry:
-    shift = (2 * math.pi * torch.rand(manifold.n, generator=generator, dtype=torch.float64) - math.pi).to(dtype)
-    order = torch.randperm(manifold.n, generator=generator)
+    shift = manifold.random_uniform(1, generator=generator, dtype=torch.float64)[0].to(dtype)
+    alike = len(set(manifold.lengths)) == 1  # coordinates of unequal periods can't be exchanged
+    order = torch.randperm(manifold.n, generator=generator) if alike else torch.arange(manifold.n)
     return lambda x: manifold.project(x[..., order] + shift)
 
 

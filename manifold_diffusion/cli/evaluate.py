@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -120,7 +119,7 @@ def _likelihoods(model: RiemannianDiffusion, data: Data, baselines: bool) -> dic
             out[name] |= {"minus model": gap.value, "minus model standard_error": gap.standard_error}
         rows.append((name, str(estimate), str(gap) if name.startswith("KDE") else ""))
     if isinstance(model.manifold, Compact):
-        uniform = math.log(model.manifold.volume)
+        uniform = model.manifold.log_volume
         out["uniform"] = {"value": uniform, "standard_error": 0.0}
         rows.append(("uniform", f"{uniform:.3f}", ""))
     print(table(("density", "test NLL (nats)", "minus the model's"), rows))

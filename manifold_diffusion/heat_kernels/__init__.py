@@ -4,6 +4,7 @@ from .base import HeatKernel, KernelSample, brownian_time, heat_kernel
 from .euclidean import EuclideanKernel
 from .hyperboloid import HyperboloidKernel
 from .mixture import HeatKernelMixture
+from .power import PowerKernel
 from .product import ProductKernel
 from .so3 import SO3Kernel
 from .sphere import CircleKernel, SphereKernel
@@ -16,6 +17,7 @@ __all__ = [
     "HeatKernelMixture",
     "HyperboloidKernel",
     "KernelSample",
+    "PowerKernel",
     "ProductKernel",
     "SO3Kernel",
     "SphereKernel",

@@ -144,7 +144,7 @@ class HeatKernelMixture:
         top = torch.full_like(x.reshape(len(x), -1)[:, 0], tiny).detach()
         total, score = torch.zeros_like(top), torch.zeros_like(x)
         if w0 > 0 and isinstance(self.manifold, Compact):
-            top, total = torch.full_like(top, math.log(w0 / self.manifold.volume)), torch.ones_like(total)
+            top, total = torch.full_like(top, math.log(w0) - self.manifold.log_volume), torch.ones_like(total)
         log_w = (self.weights * (1 - w0)).log()
         for start in range(0, len(self.centres), columns):
             block = slice(start, start + columns)

@@ -7,6 +7,7 @@ from .base import Compact, LieGroup, Manifold, NoncompactSymmetric, Spectral
 from .calculus import divergence, divergence_along, gradient, hutchinson_divergence
 from .euclidean import Euclidean
 from .hyperboloid import Hyperboloid
+from .power import Power
 from .product import Product
 from .so3 import SO3
 from .sphere import Sphere
@@ -22,6 +23,7 @@ __all__ = [
     "LieGroup",
     "Manifold",
     "NoncompactSymmetric",
+    "Power",
     "Product",
     "Spectral",
     "Sphere",

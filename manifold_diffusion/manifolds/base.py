@@ -347,6 +347,11 @@ class Compact(Manifold):
     def volume(self) -> float:
         """Riemannian volume."""
 
+    @property
+    def log_volume(self) -> float:
+        """Logarithm of the volume, also where a product of many volumes is beyond the range of a float."""
+        return math.log(self.volume)
+
     @abstractmethod
     def random_uniform(
         self,

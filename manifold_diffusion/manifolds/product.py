@@ -184,6 +184,11 @@ class _CompactProduct(Product, Compact):
             if isinstance(f, Compact)
         )
 
+    @property
+    def log_volume(self) -> float:
+        parts = zip(self.factors, self.weights, strict=True)
+        return math.fsum(f.log_volume + f.dim / 2 * math.log(w) for f, w in parts if isinstance(f, Compact))
+
     def random_uniform(
         self,
         n: int,

@@ -10,6 +10,7 @@ from torch import Tensor
 from .base import Manifold
 from .euclidean import Euclidean
 from .hyperboloid import Hyperboloid
+from .power import Power
 from .product import Product
 from .so3 import SO3
 from .sphere import Sphere
@@ -73,6 +74,11 @@ def _(manifold: Hyperboloid) -> Symmetry:
 @geodesic_symmetry.register
 def _(manifold: SO3) -> Symmetry:
     return lambda x, y, v: (x @ y.mT @ x, x @ v.mT @ x)
+
+
+@geodesic_symmetry.register
+def _(manifold: Power) -> Symmetry | None:
+    return geodesic_symmetry(manifold.manifold)  # the copies are a batch axis
 
 
 @geodesic_symmetry.register

@@ -337,7 +337,7 @@ def _log_uniform(manifold: Manifold) -> float | None:
 
 @_log_uniform.register
 def _(manifold: Compact) -> float | None:
-    return -math.log(manifold.volume)
+    return -manifold.log_volume
 
 
 def _check_data(manifold: Manifold, train: Tensor, val: Tensor) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .._errors import ConfigError
-from ..manifolds import SO3, Euclidean, Hyperboloid, Manifold, Product, Sphere, Torus
+from ..manifolds import SO3, Euclidean, Hyperboloid, Manifold, Power, Product, Sphere, Torus
 from .maps import Mollweide, Plane, PoincareDisk, Ramachandran, RotationMap
 from .scene import Scene, Source
 from .views import Chart, CircularHistogram, Histogram, Map
@@ -189,15 +189,29 @@ class _FactorChart(Chart):
         self.view.draw(ax, scene.through(self.part))
 
 
+def _part_views(factor: Manifold, part: Callable[[Tensor], Tensor], label: str) -> list[Map | Chart]:
+    """The views of a factor, of the part of a point that belongs to it."""
+    drawn: list[Map | Chart] = []
+    for view in views(factor):
+        name = " ".join(filter(None, [label, view.name]))
+        drawn.append(_FactorMap(view, part, name) if isinstance(view, Map) else _FactorChart(view, part, name))
+    return drawn
+
+
 @views.register
 def _product(manifold: Product) -> Sequence[Map | Chart]:
     drawn: list[Map | Chart] = []
     for number, factor in enumerate(manifold.factors):
+        drawn += _part_views(factor, lambda x, number=number: manifold.split(x)[number], f"{factor}")
+    return drawn
 
-        def part(x: Tensor, number: int = number) -> Tensor:
-            return manifold.split(x)[number]
 
-        for view in views(factor):
-            name = " ".join(filter(None, [f"{factor}", view.name]))
-            drawn.append(_FactorMap(view, part, name) if isinstance(view, Map) else _FactorChart(view, part, name))
+@views.register
+def _power(manifold: Power) -> Sequence[Map | Chart]:
+    """The first three copies."""
+    copy, axis = manifold.manifold, -1 - len(manifold.manifold.point_shape)
+    drawn: list[Map | Chart] = []
+    for number in range(min(manifold.k, 3)):
+        label = f"{copy}, copy {number + 1}" if manifold.k > 1 else f"{copy}"
+        drawn += _part_views(copy, lambda x, number=number: x.select(axis, number), label)
     return drawn

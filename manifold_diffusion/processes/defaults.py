@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import singledispatch
 
-from ..manifolds import Euclidean, Manifold, Product
+from ..manifolds import Euclidean, Manifold, Power, Product
 from .base import Process
 from .brownian import BrownianMotion
 from .langevin import Langevin
@@ -16,13 +16,24 @@ __all__ = ["default_process"]
 
 @singledispatch
 def default_process(manifold: Manifold, tau_min: float = 1e-5) -> Process:
-    """Brownian motion with the exact heat kernel; Ornstein-Uhlenbeck on Euclidean space; on a product, per factor."""
+    """Brownian motion with the exact heat kernel; Ornstein-Uhlenbeck on Euclidean space; on a product, per factor.
+
+    On a power all copies share one process and one schedule.
+    """
     return BrownianMotion(manifold, default_schedule(manifold, tau_min))
 
 
 @default_process.register
 def _(manifold: Euclidean, tau_min: float = 1e-5) -> Process:
     return Langevin(manifold, LogSchedule(tau_min, 12.0))
+
+
+@default_process.register
+def _(manifold: Power, tau_min: float = 1e-5) -> Process:
+    copy = default_process(manifold.manifold, tau_min)
+    if isinstance(copy, Langevin):
+        return Langevin(manifold, copy.schedule)
+    return BrownianMotion(manifold, default_schedule(manifold, tau_min))
 
 
 @default_process.register

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._errors import CapabilityError, ConfigError
-from ..manifolds import Euclidean, Manifold, gradient
+from ..manifolds import Euclidean, Manifold, Power, gradient
 from .base import Mismatch, PathSample, Process
 from .priors import WrappedNormal
 from .schedules import LogSchedule, Schedule
@@ -27,6 +27,11 @@ def _is_ornstein_uhlenbeck(manifold: Manifold) -> bool:
 @_is_ornstein_uhlenbeck.register
 def _(manifold: Euclidean) -> bool:
     return True
+
+
+@_is_ornstein_uhlenbeck.register
+def _(manifold: Power) -> bool:
+    return _is_ornstein_uhlenbeck(manifold.manifold)
 
 
 class Langevin(Process):
@@ -113,7 +118,8 @@ class Langevin(Process):
             )
         variance = self._variance(t)
         error = x - self.manifold.per_point(self._mean_factor(t)) * x0
-        return -error.square().sum(-1) / (2 * variance) - self.manifold.dim / 2 * torch.log(2 * math.pi * variance)
+        squared = self.manifold.inner(x, error, error)
+        return -squared / (2 * variance) - self.manifold.dim / 2 * torch.log(2 * math.pi * variance)
 
     def prior_mismatch(self, x0: Tensor, generator: torch.Generator | None = None, max_points: int = 1000) -> Mismatch:
         if self.has_target:

@@ -45,7 +45,7 @@ class Uniform:
         return self.manifold.random_uniform(n, generator=generator, dtype=dtype, device=device)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        return torch.full(self.manifold.batch_shape(x), -math.log(self.manifold.volume), dtype=x.dtype, device=x.device)
+        return torch.full(self.manifold.batch_shape(x), -self.manifold.log_volume, dtype=x.dtype, device=x.device)
 
 
 class WrappedNormal:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..manifolds import SO3, Euclidean, Hyperboloid, Manifold, Product, Sphere, Torus
+from ..manifolds import SO3, Euclidean, Hyperboloid, Manifold, Power, Product, Sphere, Torus
 
 __all__ = ["instances"]
 
@@ -16,7 +16,7 @@ def instances(power: type[Manifold] = Manifold) -> list[tuple[str, Manifold]]:
     Example:
         >>> from manifold_diffusion.manifolds import LieGroup
         >>> [name for name, _ in instances(LieGroup)]
-        ['Torus(1)', 'Torus(3)', 'Torus(2, periods=[3.0, 20.0])', 'SO3()']
+        ['Torus(1)', 'Torus(3)', 'Torus(2, periods=[3.0, 20.0])', 'SO3()', 'Power(SO3(), 2)']
     """
     manifolds = [
         Euclidean(1),
@@ -31,6 +31,8 @@ def instances(power: type[Manifold] = Manifold) -> list[tuple[str, Manifold]]:
         Hyperboloid(1),
         Hyperboloid(2),
         Hyperboloid(5),
+        Power(SO3(), 2),
+        Power(Hyperboloid(2), 3),
         Product(SO3(), Euclidean(3)),
         Product(Sphere(2), Torus(1), weights=[2.0, 0.5]),
         Product(Product(Hyperboloid(2), Sphere(1)), Euclidean(1), weights=[1.0, 3.0]),

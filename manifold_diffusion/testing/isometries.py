@@ -9,7 +9,7 @@ from functools import singledispatch
 import torch
 from torch import Tensor
 
-from ..manifolds import SO3, Euclidean, Hyperboloid, Manifold, Product, Sphere, Torus
+from ..manifolds import SO3, Euclidean, Hyperboloid, Manifold, Power, Product, Sphere, Torus
 
 __all__ = ["random_isometry"]
 
@@ -72,6 +72,16 @@ def _(manifold: Hyperboloid, dtype: torch.dtype, generator: torch.Generator) -> 
     boost[1:, 1:] += (math.cosh(rapidity) - 1) * torch.outer(axis, axis)
     lorentz = (turn @ boost).to(dtype)
     return lambda x: x @ lorentz
+
+
+@random_isometry.register
+def _(manifold: Power, dtype: torch.dtype, generator: torch.Generator) -> Isometry | None:
+    """An isometry of the manifold applied to all copies, which then change places."""
+    isometry = random_isometry(manifold.manifold, dtype, generator)
+    if isometry is None:
+        return None
+    order = torch.randperm(manifold.k, generator=generator)
+    return lambda x: isometry(x.index_select(x.dim() - len(manifold.point_shape), order))
 
 
 @random_isometry.register

@@ -4,6 +4,7 @@ from .base import HeatKernel, KernelSample, brownian_time, heat_kernel
 from .euclidean import EuclideanKernel
 from .hyperboloid import HyperboloidKernel
 from .mixture import HeatKernelMixture
+from .poincare import PoincareBallKernel
 from .power import PowerKernel
 from .product import ProductKernel
 from .so3 import SO3Kernel
@@ -17,6 +18,7 @@ __all__ = [
     "HeatKernelMixture",
     "HyperboloidKernel",
     "KernelSample",
+    "PoincareBallKernel",
     "PowerKernel",
     "ProductKernel",
     "SO3Kernel",

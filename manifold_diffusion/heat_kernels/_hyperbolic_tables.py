@@ -15,7 +15,7 @@ from ._hyperbolic_law import HyperbolicLaw, langevin, log_ratio
 from ._patches import Image, Patches, fit, lobatto, resample
 from ._transport import chi_range, log_sphere_area, radial_transport
 
-__all__ = ["HyperbolicTables"]
+__all__ = ["HyperbolicTables", "LineLaw"]
 
 _VERSION = 2
 _CELLS, _DEGREE, _NODES, _STEPS = 24, 7, 128, 192
@@ -175,6 +175,29 @@ class HyperbolicTables:
         log_stretch, drift = step(time, column) if isinstance(step, Patches) else step(step.row(time), column)
         r = tau.sqrt() * q * log_stretch.exp()
         return r, 1 / tau + drift * (1 + r.square()).rsqrt()
+
+
+class LineLaw:
+    """The radial law on the hyperbolic line, which is flat: the interface of the tables, in closed form."""
+
+    tau_end = math.inf
+
+    @staticmethod
+    def pull(r: Tensor, tau: Tensor) -> Tensor:
+        """Minus the radial score over r."""
+        return (1 / tau).expand(torch.broadcast_shapes(r.shape, tau.shape))
+
+    @staticmethod
+    def log_prob(r: Tensor, tau: Tensor) -> Tensor:
+        """Log density."""
+        return -r.square() / (2 * tau) - (2 * math.pi * tau).log() / 2
+
+    pairwise_log_prob = log_prob
+
+    @classmethod
+    def step(cls, q: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
+        """Radius for a Gaussian tangent vector of length ``q``, and the pull there."""
+        return tau.sqrt() * q, cls.pull(q, tau)
 
 
 def _radial_nodes() -> np.ndarray:

@@ -6,7 +6,8 @@ One file a family; a newcomer adds a manifold by writing the five methods of :cl
 from .base import Compact, LieGroup, Manifold, NoncompactSymmetric, Spectral
 from .calculus import divergence, divergence_along, gradient, hutchinson_divergence
 from .euclidean import Euclidean
-from .hyperboloid import Hyperboloid
+from .hyperboloid import Hyperboloid, LorentzModel
+from .poincare import PoincareBall
 from .power import Power
 from .product import Product
 from .so3 import SO3
@@ -21,8 +22,10 @@ __all__ = [
     "Euclidean",
     "Hyperboloid",
     "LieGroup",
+    "LorentzModel",
     "Manifold",
     "NoncompactSymmetric",
+    "PoincareBall",
     "Power",
     "Product",
     "Spectral",

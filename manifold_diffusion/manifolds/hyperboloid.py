@@ -9,7 +9,7 @@ from .._errors import ConfigError
 from .._safe import cosh_sinhc, safe_norm, safe_sqrt, x_over_sinh
 from .base import NoncompactSymmetric
 
-__all__ = ["Hyperboloid"]
+__all__ = ["Hyperboloid", "LorentzModel"]
 
 
 def _minkowski(u: Tensor, v: Tensor) -> Tensor:
@@ -160,3 +160,7 @@ class Hyperboloid(NoncompactSymmetric):
     def defect(self, x: Tensor) -> Tensor:
         height = (1 + x[..., 1:].square().sum(-1)).sqrt()
         return (x[..., 0] - height).abs() / height
+
+
+LorentzModel = Hyperboloid
+"""Another name of :class:`Hyperboloid`."""

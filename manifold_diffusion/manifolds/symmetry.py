@@ -10,6 +10,7 @@ from torch import Tensor
 from .base import Manifold
 from .euclidean import Euclidean
 from .hyperboloid import Hyperboloid
+from .poincare import PoincareBall
 from .power import Power
 from .product import Product
 from .so3 import SO3
@@ -67,6 +68,15 @@ def _(manifold: Hyperboloid) -> Symmetry:
 
         image = manifold.project(turn(y))
         return image, manifold.to_tangent(image, turn(v))
+
+    return symmetry
+
+
+@geodesic_symmetry.register
+def _(manifold: PoincareBall) -> Symmetry:
+    def symmetry(x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        image = manifold.exp(x, -manifold.log(x, y))
+        return image, -manifold.transport(y, image, v)  # along the geodesic through x
 
     return symmetry
 

@@ -230,15 +230,17 @@ class PoincareDisk(Map):
 
     Attributes:
         n: dimension of the hyperbolic space.
+        ball: whether points are those of ``PoincareBall(n)`` instead of ``Hyperboloid(n)``.
     """
 
     n: int = 2
+    ball: bool = False
     name: str = ""
     margin = (0.1, 0.06, 0.1)
 
     def plane(self, x: Tensor) -> np.ndarray:
         x_ = _numpy(x)
-        return x_[:, 1:3] / (1 + x_[:, :1])
+        return x_[:, :2] if self.ball else x_[:, 1:3] / (1 + x_[:, :1])
 
     def frame(self, ax: Axes, scene: Scene, over_image: bool = False) -> None:
         from matplotlib.patches import Circle
@@ -284,8 +286,9 @@ class PoincareDisk(Map):
         y = np.where(radius > limit, y * limit / np.maximum(radius, limit), y)
         squared = (y**2).sum(-1)
         # x_s = 2 y / (1 - |y|^2); the volume element is (2 / (1 - |y|^2))^2.
-        space = torch.as_tensor(2 * y / (1 - squared)[:, None]).to(scene.like)
-        points = torch.cat([(1 + space.square().sum(-1, keepdim=True)).sqrt(), space], -1)
+        points = torch.as_tensor(y if self.ball else 2 * y / (1 - squared)[:, None]).to(scene.like)
+        if not self.ball:
+            points = torch.cat([(1 + points.square().sum(-1, keepdim=True)).sqrt(), points], -1)
         volume = np.where(radius[:, 0] > limit, 0.0, 4 / (1 - squared) ** 2)
         return Grid(points, np.arange(m * m).reshape(m, m), (-1, 1, -1, 1), volume=volume)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .._errors import ConfigError
-from ..manifolds import SO3, Euclidean, Hyperboloid, Manifold, Power, Product, Sphere, Torus
+from ..manifolds import SO3, Euclidean, Hyperboloid, Manifold, PoincareBall, Power, Product, Sphere, Torus
 from .maps import Mollweide, Plane, PoincareDisk, Ramachandran, RotationMap
 from .scene import Scene, Source
 from .views import Chart, CircularHistogram, Histogram, Map
@@ -134,6 +134,20 @@ def _hyperbolic(manifold: Hyperboloid) -> Sequence[Map | Chart]:
         return [PoincareDisk(2)]
     radius = Histogram(lambda x: torch.asinh(x[:, 1:].norm(dim=-1)), "distance from the origin")
     return [PoincareDisk(manifold.n), radius]
+
+
+@views.register
+def _ball(manifold: PoincareBall) -> Sequence[Map | Chart]:
+    if manifold.n == 1:
+        line = Histogram(
+            lambda x: 2 * torch.atanh(x[:, 0]),
+            "signed distance from the origin",
+            point=lambda r: (r / 2).tanh().unsqueeze(-1),
+        )
+        return [line]
+    disk = PoincareDisk(manifold.n, ball=True)
+    radius = Histogram(lambda x: 2 * torch.atanh(x.norm(dim=-1)), "distance from the origin")
+    return [disk] if manifold.n == 2 else [disk, radius]
 
 
 @views.register

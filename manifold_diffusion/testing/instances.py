@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..manifolds import SO3, Euclidean, Hyperboloid, Manifold, Power, Product, Sphere, Torus
+from ..manifolds import SO3, Euclidean, Hyperboloid, Manifold, PoincareBall, Power, Product, Sphere, Torus
 
 __all__ = ["instances"]
 
@@ -31,6 +31,8 @@ def instances(power: type[Manifold] = Manifold) -> list[tuple[str, Manifold]]:
         Hyperboloid(1),
         Hyperboloid(2),
         Hyperboloid(5),
+        PoincareBall(1),
+        PoincareBall(3),
         Power(SO3(), 2),
         Power(Hyperboloid(2), 3),
         Product(SO3(), Euclidean(3)),

@@ -9,7 +9,7 @@ from functools import singledispatch
 import torch
 from torch import Tensor
 
-from ..manifolds import SO3, Euclidean, Hyperboloid, Manifold, Power, Product, Sphere, Torus
+from ..manifolds import SO3, Euclidean, Hyperboloid, Manifold, PoincareBall, Power, Product, Sphere, Torus
 
 __all__ = ["random_isometry"]
 
@@ -72,6 +72,15 @@ def _(manifold: Hyperboloid, dtype: torch.dtype, generator: torch.Generator) -> 
     boost[1:, 1:] += (math.cosh(rapidity) - 1) * torch.outer(axis, axis)
     lorentz = (turn @ boost).to(dtype)
     return lambda x: x @ lorentz
+
+
+@random_isometry.register
+def _(manifold: PoincareBall, dtype: torch.dtype, generator: torch.Generator) -> Isometry:
+    """An isometry of the hyperboloid, seen in the ball."""
+    isometry = random_isometry(Hyperboloid(manifold.n), torch.float64, generator)
+    if isometry is None:
+        raise TypeError("Hyperboloid has isometries.")
+    return lambda x: manifold.from_hyperboloid(isometry(manifold.to_hyperboloid(x.double()))).to(dtype)
 
 
 @random_isometry.register

@@ -1,6 +1,7 @@
 """Layer 2: exact heat kernels: ``heat_kernel(M)`` samples, scores and evaluates the law of Brownian motion on ``M``."""
 
 from .base import HeatKernel, KernelSample, brownian_time, heat_kernel
+from .constant_curvature import ConstantCurvatureKernel
 from .euclidean import EuclideanKernel
 from .hyperboloid import HyperboloidKernel
 from .mixture import HeatKernelMixture
@@ -13,6 +14,7 @@ from .torus import TorusKernel
 
 __all__ = [
     "CircleKernel",
+    "ConstantCurvatureKernel",
     "EuclideanKernel",
     "HeatKernel",
     "HeatKernelMixture",

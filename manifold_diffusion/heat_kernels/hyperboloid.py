@@ -18,8 +18,8 @@ class HyperboloidKernel(HeatKernel):
 
     For n = 1, a line, it is Gaussian in the distance; for n = 3 it is
     :math:`(2\pi\tau)^{-3/2} \frac{r}{\sinh r} e^{-\tau/2 - r^2/2\tau}`; in other dimensions its radial law comes from
-    the derivatives of :math:`e^{-r^2/2\tau}` in :math:`\cosh r` (n odd) or an Abel integral of them (n even), to machine
-    precision, and is tabulated. :math:`E[\cosh r] = e^{n\tau/2}`.
+    the derivatives of :math:`e^{-r^2/2\tau}` in :math:`\cosh r` (n odd) or an Abel integral of them (n even), to
+    machine precision, and is tabulated. :math:`E[\cosh r] = e^{n\tau/2}`.
 
     Brownian motion drifts to infinity at the speed (n-1)/2. The time is limited to 300/(n-1). Squares of float32
     coordinates overflow at r = 44 from the origin, of float64 ones at r = 355: points that get there are not

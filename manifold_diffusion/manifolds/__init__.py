@@ -5,6 +5,16 @@ One file a family; a newcomer adds a manifold by writing the five methods of :cl
 
 from .base import Compact, LieGroup, Manifold, NoncompactSymmetric, Spectral
 from .calculus import divergence, divergence_along, gradient, hutchinson_divergence
+from .constant_curvature import ConstantCurvature
+from .curved import (
+    curved_dist,
+    curved_exp,
+    curved_inner,
+    curved_log,
+    curved_normal,
+    curved_point,
+    curved_transport,
+)
 from .euclidean import Euclidean
 from .hyperboloid import Hyperboloid, LorentzModel
 from .poincare import PoincareBall
@@ -19,6 +29,7 @@ __all__ = [
     "SO3",
     "Circle",
     "Compact",
+    "ConstantCurvature",
     "Euclidean",
     "Hyperboloid",
     "LieGroup",
@@ -32,6 +43,13 @@ __all__ = [
     "Sphere",
     "Symmetry",
     "Torus",
+    "curved_dist",
+    "curved_exp",
+    "curved_inner",
+    "curved_log",
+    "curved_normal",
+    "curved_point",
+    "curved_transport",
     "divergence",
     "divergence_along",
     "geodesic_symmetry",

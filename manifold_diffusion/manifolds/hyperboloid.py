@@ -9,7 +9,7 @@ from .._errors import ConfigError
 from .._safe import cosh_sinhc, safe_norm, safe_sqrt, x_over_sinh
 from .base import NoncompactSymmetric
 
-__all__ = ["Hyperboloid", "LorentzModel"]
+__all__ = ["Hyperboloid", "LorentzModel", "half_sinh_squared"]
 
 
 def _minkowski(u: Tensor, v: Tensor) -> Tensor:
@@ -21,7 +21,7 @@ def _lift(space: Tensor) -> Tensor:
     return torch.cat([(1 + (space * space).sum(-1, keepdim=True)).sqrt(), space], -1)
 
 
-def _half_sinh_squared(x: Tensor, y: Tensor) -> Tensor:
+def half_sinh_squared(x: Tensor, y: Tensor) -> Tensor:
     """``sinh^2(d / 2)``, smooth where the distance is not."""
     xs, ys = x[..., 1:], y[..., 1:]
     d, total = xs - ys, x[..., :1] + y[..., :1]
@@ -103,21 +103,21 @@ class Hyperboloid(NoncompactSymmetric):
 
     def log(self, x: Tensor, y: Tensor) -> Tensor:
         xs, ys = x[..., 1:], y[..., 1:]
-        squared = _half_sinh_squared(x, y).unsqueeze(-1)
+        squared = half_sinh_squared(x, y).unsqueeze(-1)
         # y - cosh(r) x = (y - x) - 2 sinh^2(r/2) x: the normal part of y - x is removed without cancellation. The
         # time-like entry follows from tangency, v_0 = x_s . v_s / x_0, which keeps inner() consistent in float32.
         space = x_over_sinh(2 * torch.asinh(safe_sqrt(squared))) * torch.addcmul(ys - xs, squared, xs, value=-2)
         return torch.cat([(xs * space).sum(-1, keepdim=True) / x[..., :1], space], -1)
 
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
-        return 2 * torch.asinh(safe_sqrt(_half_sinh_squared(x, y)))
+        return 2 * torch.asinh(safe_sqrt(half_sinh_squared(x, y)))
 
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         # <y, v> = <y - x, v>, and y_0 - x_0 and 1 - <x, y> = 2 + 2 sinh^2(d/2) without cancellation
         total = x + y
         d = y[..., 1:] - x[..., 1:]
         rise = (d * total[..., 1:]).sum(-1) / total[..., 0]
-        scale = ((d * v[..., 1:]).sum(-1) - rise * v[..., 0]) / (2 + 2 * _half_sinh_squared(x, y))
+        scale = ((d * v[..., 1:]).sum(-1) - rise * v[..., 0]) / (2 + 2 * half_sinh_squared(x, y))
         return v + scale.unsqueeze(-1) * total
 
     def random_tangent(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:

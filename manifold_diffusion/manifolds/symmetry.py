@@ -8,6 +8,7 @@ from functools import singledispatch
 from torch import Tensor
 
 from .base import Manifold
+from .constant_curvature import ConstantCurvature
 from .euclidean import Euclidean
 from .hyperboloid import Hyperboloid
 from .poincare import PoincareBall
@@ -77,6 +78,20 @@ def _(manifold: PoincareBall) -> Symmetry:
     def symmetry(x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         image = manifold.exp(x, -manifold.log(x, y))
         return image, -manifold.transport(y, image, v)  # along the geodesic through x
+
+    return symmetry
+
+
+@geodesic_symmetry.register
+def _(manifold: ConstantCurvature) -> Symmetry | None:
+    unit = geodesic_symmetry(manifold.unit)
+    if unit is None:
+        return None
+
+    def symmetry(x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        image, turned = unit(manifold.to_unit(x), manifold.to_unit(y), manifold.vector_to_unit(y, v))
+        point = manifold.from_unit(image)
+        return point, manifold.vector_from_unit(point, turned)
 
     return symmetry
 

@@ -13,7 +13,18 @@ import torch
 from torch import Tensor
 
 from .._errors import ConfigError
-from ..manifolds import SO3, Euclidean, Hyperboloid, Manifold, PoincareBall, Power, Product, Sphere, Torus
+from ..manifolds import (
+    SO3,
+    ConstantCurvature,
+    Euclidean,
+    Hyperboloid,
+    Manifold,
+    PoincareBall,
+    Power,
+    Product,
+    Sphere,
+    Torus,
+)
 from .maps import Mollweide, Plane, PoincareDisk, Ramachandran, RotationMap
 from .scene import Scene, Source
 from .views import Chart, CircularHistogram, Histogram, Map
@@ -218,6 +229,12 @@ def _product(manifold: Product) -> Sequence[Map | Chart]:
     for number, factor in enumerate(manifold.factors):
         drawn += _part_views(factor, lambda x, number=number: manifold.split(x)[number], f"{factor}")
     return drawn
+
+
+@views.register
+def _constant_curvature(manifold: ConstantCurvature) -> Sequence[Map | Chart]:
+    """Those of the sphere, plane or hyperbolic space of unit curvature."""
+    return _part_views(manifold.unit, manifold.to_unit, "")
 
 
 @views.register

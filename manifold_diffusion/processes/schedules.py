@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._errors import ConfigError
-from ..manifolds import Manifold, NoncompactSymmetric, Power, Product, Spectral
+from ..manifolds import ConstantCurvature, Manifold, NoncompactSymmetric, Power, Product, Spectral
 
 __all__ = ["LinearSchedule", "LogSchedule", "Schedule", "default_schedule"]
 
@@ -122,6 +122,14 @@ def _(manifold: Spectral, tau_min: float = 1e-5) -> Schedule:
 def _(manifold: NoncompactSymmetric, tau_min: float = 1e-5) -> Schedule:
     # rho tau + 4 sqrt(tau) = 8
     return LogSchedule(tau_min, (16 / (4 + math.sqrt(16 + 32 * math.sqrt(manifold.rho_squared)))) ** 2)
+
+
+@default_schedule.register
+def _(manifold: ConstantCurvature, tau_min: float = 1e-5) -> Schedule:
+    if manifold.kappa == 0:
+        return LogSchedule(tau_min, 10.0)
+    longest = default_schedule(manifold.unit).tau_max / abs(manifold.kappa)
+    return LogSchedule(tau_min, longest if manifold.kappa > 0 else min(longest, 10.0))
 
 
 @default_schedule.register

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from ..manifolds import SO3, Euclidean, Hyperboloid, Manifold, PoincareBall, Power, Product, Sphere, Torus
+from ..manifolds import (
+    SO3,
+    ConstantCurvature,
+    Euclidean,
+    Hyperboloid,
+    Manifold,
+    PoincareBall,
+    Power,
+    Product,
+    Sphere,
+    Torus,
+)
 
 __all__ = ["instances"]
 
@@ -31,6 +42,9 @@ def instances(power: type[Manifold] = Manifold) -> list[tuple[str, Manifold]]:
         Hyperboloid(1),
         Hyperboloid(2),
         Hyperboloid(5),
+        ConstantCurvature(2, -0.7),
+        ConstantCurvature(3, 0.0),
+        ConstantCurvature(2, 2.5),
         PoincareBall(1),
         PoincareBall(3),
         Power(SO3(), 2),

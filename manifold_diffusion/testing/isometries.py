@@ -9,7 +9,18 @@ from functools import singledispatch
 import torch
 from torch import Tensor
 
-from ..manifolds import SO3, Euclidean, Hyperboloid, Manifold, PoincareBall, Power, Product, Sphere, Torus
+from ..manifolds import (
+    SO3,
+    ConstantCurvature,
+    Euclidean,
+    Hyperboloid,
+    Manifold,
+    PoincareBall,
+    Power,
+    Product,
+    Sphere,
+    Torus,
+)
 
 __all__ = ["random_isometry"]
 
@@ -72,6 +83,15 @@ def _(manifold: Hyperboloid, dtype: torch.dtype, generator: torch.Generator) -> 
     boost[1:, 1:] += (math.cosh(rapidity) - 1) * torch.outer(axis, axis)
     lorentz = (turn @ boost).to(dtype)
     return lambda x: x @ lorentz
+
+
+@random_isometry.register
+def _(manifold: ConstantCurvature, dtype: torch.dtype, generator: torch.Generator) -> Isometry:
+    """An isometry of the space of unit curvature, scaled."""
+    isometry = random_isometry(manifold.unit, torch.float64, generator)
+    if isometry is None:
+        raise TypeError(f"{manifold.unit} has isometries.")
+    return lambda x: manifold.from_unit(isometry(manifold.to_unit(x.double()))).to(dtype)
 
 
 @random_isometry.register

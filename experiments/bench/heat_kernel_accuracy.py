@@ -19,11 +19,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from manifold_diffusion.heat_kernels import heat_kernel
 from manifold_diffusion.heat_kernels._compact_law import CompactLaw, RotationLaw, SphereLaw
 from manifold_diffusion.heat_kernels._compact_tables import CompactTables
 from manifold_diffusion.heat_kernels._hyperbolic_law import HyperbolicLaw, langevin, log_ratio
 from manifold_diffusion.heat_kernels._hyperbolic_tables import HyperbolicTables
 from manifold_diffusion.heat_kernels.torus import wrapped_log_prob, wrapped_score
+from manifold_diffusion.manifolds import ConstantCurvature, Manifold, PoincareBall
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,40 @@ def report(
     )
 
 
+def three_dimensions(kappa: float, tau: np.ndarray, r: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log density, its derivative in r and the logarithm of sinh(c r) / c (sin) in dimension 3, in closed form."""
+    c, t = np.longdouble(abs(kappa)) ** 0.5, np.longdouble(tau)
+    size = np.sin(c * r) / c if kappa > 0 else np.sinh(c * r) / c
+    slope = c / np.tan(c * r) if kappa > 0 else c / np.tanh(c * r)
+    images = np.arange(-12, 13)[:, None, None] if kappa > 0 else np.zeros((1, 1, 1))
+    s = r + 2 * np.pi * images / c
+    weight = np.exp(-(s**2 - r**2) / (2 * t))
+    total, rise = (s * weight).sum(0), ((1 - s**2 / t) * weight).sum(0)
+    log_p = np.log(total / size) - r**2 / (2 * t) - 1.5 * np.log(2 * np.pi * t) + kappa * t / 2
+    return log_p, rise / total - slope, np.log(size)
+
+
+def kernel_rows(manifold: Manifold, kappa: float, tau_end: float, rows: int) -> None:
+    """Errors of a kernel in dimension 3 through its public methods, at the distances of the rounded points."""
+    kernel = heat_kernel(manifold)
+    tau = torch.logspace(-6, math.log10(tau_end), rows, dtype=torch.float64)[:, None]
+    far = 0.98 * math.pi / math.sqrt(kappa) if kappa > 0 else 7.0 / math.sqrt(-kappa)
+    start, direction = (
+        manifold.origin(dtype=torch.float64),
+        manifold.tangent_basis(manifold.origin(dtype=torch.float64))[0],
+    )
+    r = torch.logspace(-4, math.log10(far), 200, dtype=torch.float64)[:, None]
+    for dtype in (torch.float32, torch.float64):
+        x, x0 = manifold.exp(start, r * direction).to(dtype), start.to(dtype)
+        exact = manifold.dist(x.double(), x0.double()).numpy()
+        log_p, score, log_size = three_dimensions(kappa, tau.numpy(), exact)
+        ref = Reference(tau.numpy(), exact, log_p.astype(float), score.astype(float), cut(log_p + 2 * log_size))
+        t = tau.to(dtype)
+        vectors = kernel.score(x.expand(rows, *x.shape), x0, t)
+        length = -manifold.inner(x, vectors, manifold.log(x, x0)) / manifold.dist(x, x0)
+        report(f"{manifold}", dtype, ref, kernel.log_prob(x.expand(rows, *x.shape), x0, t), length, 0, 0.0)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--smoke", action="store_true", help="fewer times and no sphere above dimension 127")
@@ -127,6 +163,14 @@ def main() -> None:
                 report(
                     f"Hyperboloid({n})", dtype, ref, tables.log_prob(r, tau), -r * tables.pull(r, tau), size, seconds
                 )
+        # At later times on the sphere the images of the reference cancel.
+        for manifold, kappa, end in (
+            (PoincareBall(3), -1.0, 100.0),
+            (ConstantCurvature(3, -0.7), -0.7, 100.0),
+            (ConstantCurvature(3, 2.5), 2.5, 0.8),
+            (ConstantCurvature(3, 1e-6), 1e-6, 100.0),
+        ):
+            kernel_rows(manifold, kappa, end, rows)
     tau, d = np.geomspace(1e-6, 50, 4 * rows), np.sort(rng.uniform(0, math.pi, 300))
     k = np.arange(-12, 13)[:, None, None]
     e = -((d + 2 * math.pi * k) ** 2) / (2 * tau[:, None])

@@ -50,9 +50,9 @@ class ConstantCurvature(Manifold):
         ...     M = ConstantCurvature(2, kappa)
         ...     x, y = (curved.curved_point(kappa, torch.tensor(v)) for v in ([1.0, 0.0], [0.0, 1.0]))
         ...     print(M, round(float(M.dist(x, y)), 4))
-        ConstantCurvature(2, -1.0) 1.5149
+        ConstantCurvature(2, -1.0) 1.5134
         ConstantCurvature(2, 0.0) 1.4142
-        ConstantCurvature(2, 1.0) 1.2745
+        ConstantCurvature(2, 1.0) 1.2746
 
     References:
         Bachmann, Bécigneul and Ganea, *Constant curvature graph convolutional networks*, 2020, arXiv:1911.05076.

@@ -214,7 +214,7 @@ def curved_dist(kappa: Tensor | float, x: Tensor, y: Tensor) -> Tensor:
         >>> import torch
         >>> v, w = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
         >>> [round(float(curved_dist(k, curved_point(k, v), curved_point(k, w))), 4) for k in (-1.0, 0.0, 1.0)]
-        [1.5149, 1.4142, 1.2745]
+        [1.5134, 1.4142, 1.2746]
     """
     squared, cosine_squared, _ = _chord(kappa, x, y)
     half = _arc(column(kappa, x) * squared, cosine_squared)

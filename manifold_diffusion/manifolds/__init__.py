@@ -6,6 +6,7 @@ One file a family; a newcomer adds a manifold by writing the five methods of :cl
 from .base import Compact, LieGroup, Manifold, NoncompactSymmetric, Spectral
 from .calculus import divergence, divergence_along, gradient, hutchinson_divergence
 from .constant_curvature import ConstantCurvature
+from .correlation import Correlation
 from .curved import (
     curved_dist,
     curved_exp,
@@ -20,16 +21,20 @@ from .hyperboloid import Hyperboloid, LorentzModel
 from .poincare import PoincareBall
 from .power import Power
 from .product import Product
+from .pullback import Pullback
 from .so3 import SO3
+from .spd import SPD
 from .sphere import Sphere
 from .symmetry import Symmetry, geodesic_symmetry
 from .torus import Circle, Torus
 
 __all__ = [
     "SO3",
+    "SPD",
     "Circle",
     "Compact",
     "ConstantCurvature",
+    "Correlation",
     "Euclidean",
     "Hyperboloid",
     "LieGroup",
@@ -39,6 +44,7 @@ __all__ = [
     "PoincareBall",
     "Power",
     "Product",
+    "Pullback",
     "Spectral",
     "Sphere",
     "Symmetry",

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .._safe import sinhc
 
-__all__ = ["sym", "sym_exp", "sym_inverse_sqrt", "sym_log", "sym_sqrt"]
+__all__ = ["sym", "sym_exp", "sym_inverse_sqrt", "sym_log", "sym_log1p", "sym_sqrt"]
 
 # Four Gauss-Legendre nodes and weights on [0, 1].
 _NODES = (0.06943184420297371, 0.33000947820757187, 0.6699905217924281, 0.9305681557970262)
@@ -73,6 +73,7 @@ def _log_first(a: Tensor, b: Tensor) -> Tensor:
 
 _EXP = _Function(torch.exp, _exp_first, _second(_exp_first, torch.exp, torch.ones_like))
 _LOG = _Function(torch.log, _log_first, _second(_log_first, lambda a: -1 / (a * a), torch.abs))
+_LOG1P = _Function(torch.log1p, lambda a, b: _LOG.first(1 + a, 1 + b), lambda a, b, c: _LOG.second(1 + a, 1 + b, 1 + c))
 
 
 def _sqrt_second(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
@@ -109,12 +110,12 @@ def _in_forward_mode() -> bool:
     return torch.autograd.forward_ad._current_level >= 0
 
 
-def _apply(f: _Function, a: Tensor, floor: float | None = None) -> Tensor:
+def _apply(f: _Function, a: Tensor, floor: float | None = None, shift: float = 0.0) -> Tensor:
     a = sym(a)
     constant = a.detach()
     values, vectors = torch.linalg.eigh(constant)
     if floor is not None:  # rounding may push the least eigenvalue of an ill-conditioned matrix to zero or below
-        values = torch.maximum(values, floor * torch.finfo(values.dtype).eps * values[..., -1:])
+        values = torch.maximum(values, floor * torch.finfo(values.dtype).eps * (values[..., -1:] + shift) - shift)
     inner = torch.diag_embed(f.value(values)).to(a.dtype)
     if _differentiated(a):
         e = vectors.mH @ (a - constant) @ vectors
@@ -137,6 +138,11 @@ def sym_exp(a: Tensor) -> Tensor:
 def sym_log(a: Tensor) -> Tensor:
     """Logarithm of a symmetric (Hermitian) positive definite matrix."""
     return _apply(_LOG, a, 0.1)
+
+
+def sym_log1p(a: Tensor) -> Tensor:
+    """Logarithm of I + a, with I + a positive definite: relative accuracy at small ``a``."""
+    return _apply(_LOG1P, a, 1.0, 1.0)
 
 
 def sym_sqrt(a: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from functools import singledispatch
 
 from torch import Tensor
 
+from ._cholesky import whiten
+from ._matrix import sym
 from .base import Manifold
 from .constant_curvature import ConstantCurvature
 from .euclidean import Euclidean
@@ -14,7 +16,9 @@ from .hyperboloid import Hyperboloid
 from .poincare import PoincareBall
 from .power import Power
 from .product import Product
+from .pullback import Pullback, wide
 from .so3 import SO3
+from .spd import SPD
 from .sphere import Sphere
 from .torus import Torus
 
@@ -104,6 +108,35 @@ def _(manifold: SO3) -> Symmetry:
 @geodesic_symmetry.register
 def _(manifold: Power) -> Symmetry | None:
     return geodesic_symmetry(manifold.manifold)  # the copies are a batch axis
+
+
+@geodesic_symmetry.register
+def _pullback(manifold: Pullback) -> Symmetry | None:
+    model = geodesic_symmetry(manifold.model)
+    if model is None:
+        return None
+
+    def symmetry(x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        q = wide(y)
+        z, w = model(manifold.chart(wide(x)), manifold.chart(q), manifold.pull(q, wide(v)))
+        image = manifold.point(z)
+        return image.to(y.dtype), manifold.push(image, w).to(v.dtype)
+
+    return symmetry
+
+
+@geodesic_symmetry.register
+def _(manifold: SPD) -> Symmetry | None:
+    if isinstance(manifold, Pullback):
+        return _pullback(manifold)
+
+    def symmetry(x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        # x y^-1 x and x y^-1 v y^-1 x
+        _, inverse = whiten(wide(y))
+        p = wide(x) @ inverse.mT
+        return (p @ p.mT).to(y.dtype), (p @ sym(inverse @ wide(v) @ inverse.mT) @ p.mT).to(v.dtype)
+
+    return symmetry
 
 
 @geodesic_symmetry.register

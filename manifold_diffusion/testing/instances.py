@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from ..manifolds import (
     SO3,
+    SPD,
     ConstantCurvature,
+    Correlation,
     Euclidean,
     Hyperboloid,
     Manifold,
@@ -49,6 +51,11 @@ def instances(power: type[Manifold] = Manifold) -> list[tuple[str, Manifold]]:
         PoincareBall(3),
         Power(SO3(), 2),
         Power(Hyperboloid(2), 3),
+        SPD(2),
+        SPD(3),
+        SPD(2, "log_euclidean"),
+        SPD(3, "log_cholesky"),
+        Correlation(3),
         Product(SO3(), Euclidean(3)),
         Product(Sphere(2), Torus(1), weights=[2.0, 0.5]),
         Product(Product(Hyperboloid(2), Sphere(1)), Euclidean(1), weights=[1.0, 3.0]),

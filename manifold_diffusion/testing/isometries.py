@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..manifolds import (
     SO3,
+    SPD,
     ConstantCurvature,
     Euclidean,
     Hyperboloid,
@@ -18,6 +19,7 @@ from ..manifolds import (
     PoincareBall,
     Power,
     Product,
+    Pullback,
     Sphere,
     Torus,
 )
@@ -111,6 +113,27 @@ def _(manifold: Power, dtype: torch.dtype, generator: torch.Generator) -> Isomet
         return None
     order = torch.randperm(manifold.k, generator=generator)
     return lambda x: isometry(x.index_select(x.dim() - len(manifold.point_shape), order))
+
+
+@random_isometry.register
+def _pullback(manifold: Pullback, dtype: torch.dtype, generator: torch.Generator) -> Isometry | None:
+    model = random_isometry(manifold.model, torch.float64, generator)
+    if isinstance(manifold.model, Euclidean):  # a shorter shift: entries are exponentials of the chart
+        turn = _orthogonal(manifold.dim, torch.float64, generator)
+        shift = torch.randn(manifold.dim, generator=generator, dtype=torch.float64) / manifold.dim
+        return lambda x: manifold.point(manifold.chart(x.double()) @ turn + shift).to(x.dtype)
+    return None if model is None else lambda x: manifold.point(model(manifold.chart(x.double()))).to(x.dtype)
+
+
+@random_isometry.register
+def _(manifold: SPD, dtype: torch.dtype, generator: torch.Generator) -> Isometry | None:
+    """A congruence by a rotation, a scaling of the axes and a rotation."""
+    if isinstance(manifold, Pullback):
+        return _pullback(manifold, dtype, generator)
+    turns = [_orthogonal(manifold.n, torch.float64, generator) for _ in range(2)]
+    scales = (torch.rand(manifold.n, generator=generator, dtype=torch.float64) - 0.5).exp()
+    g = turns[0] * scales @ turns[1]
+    return lambda x: (g @ x.double() @ g.mT).to(x.dtype)
 
 
 @random_isometry.register

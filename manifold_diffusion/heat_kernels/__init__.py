@@ -8,11 +8,14 @@ from .mixture import HeatKernelMixture
 from .poincare import PoincareBallKernel
 from .power import PowerKernel
 from .product import ProductKernel
+from .pullback import PullbackKernel
 from .so3 import SO3Kernel
+from .spd import AffineSPDKernel
 from .sphere import CircleKernel, SphereKernel
 from .torus import TorusKernel
 
 __all__ = [
+    "AffineSPDKernel",
     "CircleKernel",
     "ConstantCurvatureKernel",
     "EuclideanKernel",
@@ -23,6 +26,7 @@ __all__ = [
     "PoincareBallKernel",
     "PowerKernel",
     "ProductKernel",
+    "PullbackKernel",
     "SO3Kernel",
     "SphereKernel",
     "TorusKernel",

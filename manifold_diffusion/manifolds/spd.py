@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -61,12 +61,22 @@ class SPD(Manifold):
     n: int
     metric: Metric
 
+    if TYPE_CHECKING:  # SPD(..) makes one of the final classes below: for type checkers it is not abstract
+
+        def __init__(self, n: int, metric: Metric = "affine") -> None: ...
+
+        def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor: ...
+
+        def exp(self, x: Tensor, v: Tensor) -> Tensor: ...
+
+        def log(self, x: Tensor, y: Tensor) -> Tensor: ...
+
     def __new__(cls, n: int, metric: Metric = "affine") -> SPD:
         if metric not in _METRICS:
             raise ConfigError(f"SPD has the metrics {', '.join(map(repr, _METRICS))}; got metric={metric!r}.")
         if n < 1:
             raise ConfigError(f"SPD(n) needs n >= 1; got {n}.")
-        return super().__new__(_METRICS[metric])
+        return super().__new__(_METRICS[metric])  # pyright: ignore[reportArgumentType]
 
     def __repr__(self) -> str:
         return f"SPD({self.n})" if self.metric == "affine" else f"SPD({self.n}, {self.metric!r})"
@@ -97,7 +107,7 @@ class _AffineSPD(SPD, NoncompactSymmetric):
     """The affine-invariant metric."""
 
     def __init__(self, n: int, metric: Metric = "affine") -> None:
-        super().__init__(n * (n + 1) // 2, (n, n), n, metric)
+        Manifold.__init__(self, n * (n + 1) // 2, (n, n), n, metric)
         self.n, self.metric = n, metric
         self.rho_squared = n * (n * n - 1) / 48
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import singledispatch
 
-from ..manifolds import Euclidean, Manifold, Power, Product
+from .._errors import CapabilityError
+from ..manifolds import SPD, Euclidean, Manifold, Power, Product
 from .base import Process
 from .brownian import BrownianMotion
 from .langevin import Langevin
@@ -40,3 +41,12 @@ def _(manifold: Power, tau_min: float = 1e-5) -> Process:
 def _(manifold: Product, tau_min: float = 1e-5) -> Process:
     weights = None if all(w == 1 for w in manifold.weights) else manifold.weights
     return ProductProcess(*[default_process(f, tau_min) for f in manifold.factors], weights=weights)
+
+
+@default_process.register
+def _(manifold: SPD, tau_min: float = 1e-5) -> Process:
+    """Langevin where there is no heat kernel: the affine-invariant metric with n > 3."""
+    try:
+        return BrownianMotion(manifold, default_schedule(manifold, tau_min))
+    except CapabilityError:
+        return Langevin(manifold, LogSchedule(tau_min, 12.0))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._errors import ConfigError
-from ..manifolds import ConstantCurvature, Manifold, NoncompactSymmetric, Power, Product, Spectral
+from ..manifolds import ConstantCurvature, Manifold, NoncompactSymmetric, Power, Product, Pullback, Spectral
 
 __all__ = ["LinearSchedule", "LogSchedule", "Schedule", "default_schedule"]
 
@@ -141,3 +141,8 @@ def _(manifold: Power, tau_min: float = 1e-5) -> Schedule:
 def _(manifold: Product, tau_min: float = 1e-5) -> Schedule:
     slowest = max(w * default_schedule(f).tau_max for f, w in zip(manifold.factors, manifold.weights, strict=True))
     return LogSchedule(tau_min, slowest)
+
+
+@default_schedule.register
+def _(manifold: Pullback, tau_min: float = 1e-5) -> Schedule:
+    return default_schedule(manifold.model, tau_min)

@@ -24,13 +24,17 @@ from .product import Product
 from .pullback import Pullback
 from .so3 import SO3
 from .spd import SPD
+from .special_orthogonal import SO
 from .sphere import Sphere
 from .symmetry import Symmetry, geodesic_symmetry
 from .torus import Circle, Torus
+from .unitary import SU, U
 
 __all__ = [
+    "SO",
     "SO3",
     "SPD",
+    "SU",
     "Circle",
     "Compact",
     "ConstantCurvature",
@@ -49,6 +53,7 @@ __all__ = [
     "Sphere",
     "Symmetry",
     "Torus",
+    "U",
     "curved_dist",
     "curved_exp",
     "curved_inner",

@@ -1,0 +1,107 @@
+"""Rotations of n-dimensional space."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .._errors import ConfigError
+from .._safe import sinc
+from ._unitary import SpectralLog, branch_at_pi, unitary_log
+from .matrix_group import MatrixGroup, haar
+
+__all__ = ["SO"]
+
+
+class SO(MatrixGroup):
+    r"""The rotation group SO(n), n >= 2, with the bi-invariant metric :math:`\tfrac12\mathrm{tr}\,U^\top V`.
+
+    The distance is the root of the sum of the squared angles of rotation in the invariant planes; for n = 3 it is the
+    geometry of :class:`SO3`, which is faster there. Points are matrices ``(n, n)``. ``log`` goes through the Cayley
+    transform; it is accurate for any angles, repeated ones included. On the cut locus, where a plane turns by pi, it
+    takes one of the two directions, the same at every call.
+
+    Args:
+        n: size of the matrices, at least 2.
+
+    Attributes:
+        n: size of the matrices.
+
+    Raises:
+        ConfigError: if ``n`` is not an integer >= 2.
+
+    Example:
+        >>> import torch
+        >>> M = SO(4)
+        >>> M.dim, M.point_shape
+        (6, (4, 4))
+        >>> x, y = M.random_uniform(2, generator=torch.Generator().manual_seed(0))
+        >>> torch.allclose(M.exp(x, M.log(x, y)), y, atol=1e-5)
+        True
+    """
+
+    injectivity_radius = math.pi
+    defect_formula = "max |R^T R - I|, |det R - 1|"
+
+    def __init__(self, n: int) -> None:
+        if not isinstance(n, int) or isinstance(n, bool) or n < 2:
+            raise ConfigError(f"SO(n) needs an integer n >= 2; got {n!r}.")
+        self.n = n
+        super().__init__(n * (n - 1) // 2, (n, n), n)
+
+    def matrix(self, x: Tensor) -> Tensor:
+        return x
+
+    def from_matrix(self, a: Tensor) -> Tensor:
+        return a
+
+    def algebra(self, a: Tensor) -> Tensor:
+        """Skew part."""
+        return (a - a.mT) / 2
+
+    def algebra_basis(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+        i, j = torch.triu_indices(self.n, self.n, 1, device=device)
+        basis = torch.zeros(self.dim, self.n, self.n, dtype=dtype, device=device)
+        k = torch.arange(self.dim, device=device)
+        basis[k, i, j] = -1
+        basis[k, j, i] = 1
+        return basis
+
+    def spectral_log(self, x: Tensor, y: Tensor) -> SpectralLog:
+        return unitary_log(self.relative(x, y), branch_at_pi, real=True)
+
+    def _log_volume_element(self, angles: Tensor) -> Tensor:
+        # All differences of the n eigenvalues, mirrored pairs, are the roots twice and the doubled angles.
+        return super()._log_volume_element(angles) / 2 - sinc(angles).abs().log().sum(-1) / 4
+
+    def project(self, x: Tensor) -> Tensor:
+        """Nearest rotation in the Frobenius norm (polar factor with determinant 1)."""
+        u, _, vh = torch.linalg.svd(x)
+        last = torch.cat([torch.ones_like(x[..., 0, 1:]), torch.det(u @ vh).unsqueeze(-1)], -1)
+        return (u * last.unsqueeze(-2)) @ vh
+
+    def _determinant_defect(self, a: Tensor) -> Tensor:
+        return (torch.det(a) - 1).abs()
+
+    @property
+    def volume(self) -> float:
+        r"""Product of the areas of the unit spheres :math:`S^1, \dots, S^{n-1}` (Macdonald)."""
+        return math.prod(sphere_area(k) for k in range(1, self.n))
+
+    def random_uniform(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        q = haar(torch.randn(n, self.n, self.n, generator=generator, dtype=dtype, device=device))
+        return torch.cat([q[..., :1] * torch.det(q)[:, None, None].sign(), q[..., 1:]], -1)
+
+
+def sphere_area(k: int) -> float:
+    """Area of the unit sphere of dimension k."""
+    return 2 * math.pi ** ((k + 1) / 2) / math.gamma((k + 1) / 2)

@@ -9,6 +9,7 @@ from .poincare import PoincareBallKernel
 from .power import PowerKernel
 from .product import ProductKernel
 from .pullback import PullbackKernel
+from .rigid import RigidKernel
 from .so3 import SO3Kernel
 from .spd import AffineSPDKernel
 from .sphere import CircleKernel, SphereKernel
@@ -27,6 +28,7 @@ __all__ = [
     "PowerKernel",
     "ProductKernel",
     "PullbackKernel",
+    "RigidKernel",
     "SO3Kernel",
     "SphereKernel",
     "TorusKernel",

@@ -22,6 +22,7 @@ from .poincare import PoincareBall
 from .power import Power
 from .product import Product
 from .pullback import Pullback
+from .rigid import SE3, SE3N
 from .so3 import SO3
 from .spd import SPD
 from .special_orthogonal import SO
@@ -31,6 +32,8 @@ from .torus import Circle, Torus
 from .unitary import SU, U
 
 __all__ = [
+    "SE3",
+    "SE3N",
     "SO",
     "SO3",
     "SPD",

@@ -122,7 +122,9 @@ def unitary_log(difference: Tensor, branch: Branch, real: bool) -> SpectralLog:
         first, second = _differences(tangents, angles - 2 * tangents.atan())
         inner = inner + first * e + (second * e.unsqueeze(-1) * e.unsqueeze(-3)).sum(-2)
     generator = sym(vectors @ inner @ vectors.mH)
-    return SpectralLog(torch.complex(torch.zeros_like(generator.real), generator.imag) if real else generator, angles, vectors)
+    return SpectralLog(
+        torch.complex(torch.zeros_like(generator.real), generator.imag) if real else generator, angles, vectors
+    )
 
 
 def _phase(r: Tensor, real: bool) -> Tensor:
@@ -190,7 +192,11 @@ def _differences(t: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def spectral_scalar(
-    function: Callable[[Tensor], Tensor], angles: Tensor, weights: Tensor, change: Tensor | None, unit: Tensor | float = 1.0
+    function: Callable[[Tensor], Tensor],
+    angles: Tensor,
+    weights: Tensor,
+    change: Tensor | None,
+    unit: Tensor | float = 1.0,
 ) -> Tensor:
     r"""A function of the eigenvalues of a Hermitian matrix, with derivatives of first and second order.
 

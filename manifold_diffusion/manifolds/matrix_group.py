@@ -61,11 +61,11 @@ class MatrixGroup(Compact, LieGroup):
 
     def relative(self, x: Tensor, y: Tensor) -> Tensor:
         """``x^{-1} y - I`` in float64, from the difference of the points: small rotations keep their accuracy."""
-        return self.matrix(x.double()).mH @ self.matrix(y.double() - x.double())
+        return adjoint(self.matrix(x.double())) @ self.matrix(y.double() - x.double())
 
     def body(self, x: Tensor, v: Tensor) -> Tensor:
         """Element of the Lie algebra that a left translation moves to ``v``, ``(*batch, n, n)``."""
-        return self.algebra(self.matrix(x).mH @ self.matrix(v))
+        return self.algebra(adjoint(self.matrix(x)) @ self.matrix(v))
 
     def at(self, x: Tensor, omega: Tensor) -> Tensor:
         """Tangent vector at ``x`` of an element of the Lie algebra."""
@@ -86,7 +86,7 @@ class MatrixGroup(Compact, LieGroup):
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
         y = self.matrix(x) @ torch.linalg.matrix_exp(self.body(x, v))
         # One Newton step of the polar decomposition keeps the columns orthonormal over the steps of a walk.
-        return self.from_matrix(1.5 * y - 0.5 * y @ (y.mH @ y))
+        return self.from_matrix(1.5 * y - 0.5 * y @ (adjoint(y) @ y))
 
     def log(self, x: Tensor, y: Tensor) -> Tensor:
         return self.at(x, self._logarithm(x, y))
@@ -98,7 +98,8 @@ class MatrixGroup(Compact, LieGroup):
         return self.matrix(torch.stack([-generator.imag, generator.real], -1).to(x.dtype))
 
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
-        entries = torch.view_as_real(self.spectral_log(x, y).generator)
+        generator = self.spectral_log(x, y).generator
+        entries = torch.stack([generator.real, generator.imag], -1)
         return (safe_norm(entries.flatten(-3)) / math.sqrt(2)).to(x.dtype)
 
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
@@ -154,11 +155,16 @@ class MatrixGroup(Compact, LieGroup):
         return self.from_matrix(self.matrix(x) @ self.matrix(y))
 
     def inverse(self, x: Tensor) -> Tensor:
-        return self.from_matrix(self.matrix(x).mH)
+        return self.from_matrix(adjoint(self.matrix(x)))
 
     def identity(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
         eye = torch.eye(self.n, dtype=dtype, device=device)
         return eye if len(self.point_shape) == 2 else torch.stack([eye, torch.zeros_like(eye)], -1)
+
+
+def adjoint(a: Tensor) -> Tensor:
+    """Conjugate transpose, without a lazy conjugate, whose imaginary part would be a view that vmap refuses."""
+    return (a.real - 1j * a.imag if a.is_complex() else a).mT
 
 
 def polar(a: Tensor) -> Tensor:

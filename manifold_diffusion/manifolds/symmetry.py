@@ -13,10 +13,12 @@ from .base import Manifold
 from .constant_curvature import ConstantCurvature
 from .euclidean import Euclidean
 from .hyperboloid import Hyperboloid
+from .matrix_group import MatrixGroup
 from .poincare import PoincareBall
 from .power import Power
 from .product import Product
 from .pullback import Pullback, wide
+from .rigid import SE3, SE3N
 from .so3 import SO3
 from .spd import SPD
 from .sphere import Sphere
@@ -135,6 +137,22 @@ def _(manifold: SPD) -> Symmetry | None:
         _, inverse = whiten(wide(y))
         p = wide(x) @ inverse.mT
         return (p @ p.mT).to(y.dtype), (p @ sym(inverse @ wide(v) @ inverse.mT) @ p.mT).to(v.dtype)
+
+
+@geodesic_symmetry.register
+def _(manifold: MatrixGroup) -> Symmetry:
+    def turn(x: Tensor, a: Tensor) -> Tensor:
+        return manifold.compose(manifold.compose(x, manifold.inverse(a)), x)
+
+    return lambda x, y, v: (turn(x, y), turn(x, v))
+
+
+@geodesic_symmetry.register(SE3)
+@geodesic_symmetry.register(SE3N)
+def _(manifold: SE3 | SE3N) -> Symmetry:
+    def symmetry(x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        (r, p), (s, q), (a, u) = manifold.split(x), manifold.split(y), manifold.split(v)
+        return manifold.join(r @ s.mT @ r, 2 * p - q), manifold.join(r @ a.mT @ r, -u)
 
     return symmetry
 

@@ -9,14 +9,19 @@ from torch import Tensor
 
 from .._errors import ConfigError
 from ._unitary import SpectralLog, branch_of_trace_zero, principal_branch, unitary_log
-from .matrix_group import MatrixGroup, haar, polar
+from .matrix_group import MatrixGroup, adjoint, haar, polar
 from .special_orthogonal import sphere_area
 
 __all__ = ["SU", "U"]
 
 
 def _complex(x: Tensor) -> Tensor:
-    return torch.complex(x[..., 0], x[..., 1])
+    # Not torch.complex or view_as_complex: the derivative of these makes lazy negative views, which vmap refuses.
+    return x[..., 0] + 1j * x[..., 1]
+
+
+def _pairs(a: Tensor) -> Tensor:
+    return torch.stack([a.real, a.imag], -1)
 
 
 def _basis(n: int, diagonals: Tensor) -> Tensor:
@@ -73,11 +78,11 @@ class U(MatrixGroup):
         return _complex(x)
 
     def from_matrix(self, a: Tensor) -> Tensor:
-        return torch.view_as_real(a)
+        return _pairs(a)
 
     def algebra(self, a: Tensor) -> Tensor:
         """Skew-Hermitian part."""
-        return (a - a.mH) / 2
+        return (a - adjoint(a)) / 2
 
     def algebra_basis(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         return _basis(self.n, torch.eye(self.n, dtype=dtype, device=device))
@@ -148,11 +153,11 @@ class SU(MatrixGroup):
         return _complex(x)
 
     def from_matrix(self, a: Tensor) -> Tensor:
-        return torch.view_as_real(a)
+        return _pairs(a)
 
     def algebra(self, a: Tensor) -> Tensor:
         """Skew-Hermitian part without its trace."""
-        skew = (a - a.mH) / 2
+        skew = (a - adjoint(a)) / 2
         mean = skew.diagonal(0, -2, -1).mean(-1)[..., None, None]
         return skew - mean * torch.eye(self.n, dtype=a.dtype, device=a.device)
 
@@ -173,7 +178,7 @@ class SU(MatrixGroup):
         """Unitary matrices near SU(n), turned by the n-th part of the angle of their determinant."""
         a = self.matrix(x)
         angle = torch.linalg.det(a).angle() / self.n
-        return self.from_matrix(a * torch.complex(angle.cos(), -angle.sin())[..., None, None])
+        return self.from_matrix(a * (angle.cos() - 1j * angle.sin())[..., None, None])
 
     def project(self, x: Tensor) -> Tensor:
         """Polar factor, turned to determinant 1."""

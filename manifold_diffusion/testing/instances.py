@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from ..manifolds import (
+    SE3,
+    SE3N,
+    SO,
     SO3,
     SPD,
+    SU,
     ConstantCurvature,
     Correlation,
     Euclidean,
@@ -15,6 +19,7 @@ from ..manifolds import (
     Product,
     Sphere,
     Torus,
+    U,
 )
 
 __all__ = ["instances"]
@@ -30,6 +35,7 @@ def instances(power: type[Manifold] = Manifold) -> list[tuple[str, Manifold]]:
         >>> from manifold_diffusion.manifolds import LieGroup
         >>> [name for name, _ in instances(LieGroup)]
         ['Torus(1)', 'Torus(3)', 'Torus(2, periods=[3.0, 20.0])', 'SO3()', 'Power(SO3(), 2)']
+        ['Torus(1)', 'Torus(3)', 'SO3()', 'SO(4)', 'U(2)', 'SU(3)']
     """
     manifolds = [
         Euclidean(1),
@@ -41,6 +47,11 @@ def instances(power: type[Manifold] = Manifold) -> list[tuple[str, Manifold]]:
         Torus(3),
         Torus(2, periods=[3.0, 20.0]),
         SO3(),
+        SO(4),
+        U(2),
+        SU(3),
+        SE3(),
+        SE3N(3, True),
         Hyperboloid(1),
         Hyperboloid(2),
         Hyperboloid(5),

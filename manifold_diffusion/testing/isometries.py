@@ -10,8 +10,12 @@ import torch
 from torch import Tensor
 
 from ..manifolds import (
+    SE3,
+    SE3N,
+    SO,
     SO3,
     SPD,
+    SU,
     ConstantCurvature,
     Euclidean,
     Hyperboloid,
@@ -22,6 +26,7 @@ from ..manifolds import (
     Pullback,
     Sphere,
     Torus,
+    U,
 )
 
 __all__ = ["random_isometry"]
@@ -68,6 +73,28 @@ def _(manifold: Torus, dtype: torch.dtype, generator: torch.Generator) -> Isomet
 def _(manifold: SO3, dtype: torch.dtype, generator: torch.Generator) -> Isometry:
     left, right = manifold.random_uniform(2, generator=generator, dtype=torch.float64).to(dtype)
     return lambda x: left @ x @ right
+
+
+@random_isometry.register(SO)
+@random_isometry.register(SU)
+@random_isometry.register(U)
+def _(manifold: SO | SU | U, dtype: torch.dtype, generator: torch.Generator) -> Isometry:
+    left, right = manifold.random_uniform(2, generator=generator, dtype=torch.float64).to(dtype)
+    return lambda x: manifold.compose(manifold.compose(left, x), right)
+
+
+@random_isometry.register(SE3)
+@random_isometry.register(SE3N)
+def _(manifold: SE3 | SE3N, dtype: torch.dtype, generator: torch.Generator) -> Isometry:
+    """A rigid motion of space, by left translation; a rotation alone where the centre stays."""
+    pose = SE3().join(
+        SO3().random_uniform(1, generator=generator, dtype=torch.float64)[0],
+        torch.randn(3, generator=generator, dtype=torch.float64),
+    )
+    if isinstance(manifold, SE3N) and manifold.centred:
+        pose = pose * (torch.arange(12) < 9)
+    pose = pose.to(dtype)
+    return lambda x: manifold.compose(pose, x)
 
 
 @random_isometry.register

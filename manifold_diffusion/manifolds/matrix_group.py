@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from .._safe import safe_norm, sinc
+from ._characters import Family, characters, expand_determinant, levels, n_powers
 from ._matrix import _differentiated
 from ._unitary import SpectralLog, spectral_scalar
-from .base import Compact, LieGroup
+from .base import LieGroup, Spectral
 
 __all__ = ["MatrixGroup"]
 
 
-class MatrixGroup(Compact, LieGroup):
+class MatrixGroup(Spectral, LieGroup):
     r"""What SO(n), U(n) and SU(n) share: the geometry of a bi-invariant metric, in body coordinates.
 
     A tangent vector at R is :math:`R\,\Omega` with :math:`\Omega` in the Lie algebra; the metric is :math:`\langle U,
@@ -25,10 +26,12 @@ class MatrixGroup(Compact, LieGroup):
 
     Attributes:
         n: size of the matrices.
+        family: which representations it has: ``"SO"``, ``"SU"`` or ``"U"``.
     """
 
     isometric = True
     n: int
+    family: Family
 
     # ------------------------------------------------------------------ what a group says of itself
 
@@ -160,6 +163,31 @@ class MatrixGroup(Compact, LieGroup):
     def identity(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
         eye = torch.eye(self.n, dtype=dtype, device=device)
         return eye if len(self.point_shape) == 2 else torch.stack([eye, torch.zeros_like(eye)], -1)
+
+    # ------------------------------------------------------------------ spectrum
+
+    def eigenvalues(self, n_levels: int) -> Tensor:
+        reps, level = levels(self.family, self.n, n_levels)
+        first = level.diff(prepend=level[:1] - 1) > 0
+        return reps.casimir[first].clone()
+
+    def multiplicities(self, n_levels: int) -> Tensor:
+        reps, level = levels(self.family, self.n, n_levels)
+        total = torch.zeros(n_levels, dtype=torch.float64)
+        return total.index_add(0, level, reps.copies * reps.dimension.square())
+
+    def level_sums(self, x: Tensor, y: Tensor, n_levels: int) -> Tensor:
+        # Matrix entries of all irreducible representations of a level: sum of dimension times character over volume.
+        reps, level = levels(self.family, self.n, n_levels)
+        element = adjoint(self.matrix(x)) @ self.matrix(y)
+        power, sums = element, []
+        for k in range(n_powers(reps)):
+            sums.append(power.diagonal(0, -2, -1).sum(-1))
+            power = power @ element if k + 1 < n_powers(reps) else power
+        determinant = expand_determinant(element, self.n) if self.family == "U" else None
+        values = characters(reps, torch.stack(sums, -1), determinant).real * reps.dimension.to(x)
+        total = torch.zeros(*values.shape[:-1], n_levels, dtype=x.dtype, device=x.device)
+        return total.index_add(-1, level.to(x.device), values) / self.volume
 
 
 def adjoint(a: Tensor) -> Tensor:

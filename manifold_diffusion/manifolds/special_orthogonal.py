@@ -42,6 +42,7 @@ class SO(MatrixGroup):
         True
     """
 
+    family = "SO"
     injectivity_radius = math.pi
     defect_formula = "max |R^T R - I|, |det R - 1|"
 

@@ -66,6 +66,7 @@ class U(MatrixGroup):
         tensor(3.1416)
     """
 
+    family = "U"
     injectivity_radius = math.pi / math.sqrt(2)
     defect_formula = "max |R* R - I|"
 
@@ -141,6 +142,7 @@ class SU(MatrixGroup):
         True
     """
 
+    family = "SU"
     injectivity_radius = math.pi
     defect_formula = "max |R* R - I|, |det R - 1|"
 

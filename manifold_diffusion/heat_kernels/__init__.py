@@ -1,6 +1,7 @@
 """Layer 2: exact heat kernels: ``heat_kernel(M)`` samples, scores and evaluates the law of Brownian motion on ``M``."""
 
 from .base import HeatKernel, KernelSample, brownian_time, heat_kernel
+from .compact_group import MatrixGroupKernel
 from .constant_curvature import ConstantCurvatureKernel
 from .euclidean import EuclideanKernel
 from .hyperboloid import HyperboloidKernel
@@ -24,6 +25,7 @@ __all__ = [
     "HeatKernelMixture",
     "HyperboloidKernel",
     "KernelSample",
+    "MatrixGroupKernel",
     "PoincareBallKernel",
     "PowerKernel",
     "ProductKernel",

@@ -191,7 +191,10 @@ def n_powers(reps: Irreps) -> int:
 
 
 def expand_determinant(a: Tensor, size: int) -> Tensor:
-    """Determinant by expansion, without divisions: its derivatives are right where it vanishes."""
+    """Determinant by expansion, without divisions: its derivatives are right where it vanishes.
+
+    ``torch.linalg.det`` (2.13) of a complex matrix has wrong forward-over-reverse derivatives.
+    """
     minors = {(c,): a[..., 0, c] for c in range(size)}
     for row in range(1, size):
         larger: dict[tuple[int, ...], Tensor] = {}

@@ -25,6 +25,7 @@ __all__ = [
     "SpectralLog",
     "branch_at_pi",
     "branch_of_trace_zero",
+    "elementary",
     "principal_branch",
     "spectral_scalar",
     "spectral_slopes",
@@ -134,22 +135,29 @@ def _phase(r: Tensor, real: bool) -> Tensor:
     good. A real matrix needs the upper half of the grid, the lower half being its mirror image.
     """
     n = r.shape[-1]
-    sums, power = [], r
-    for k in range(1, n + 1):
-        sums.append(power.diagonal(0, -2, -1).sum(-1))
-        power = power @ r if k < n else power
-    coefficients = [torch.ones_like(sums[0])]
-    for k in range(1, n + 1):  # Newton's identities
-        terms = [(-1) ** (i - 1) * coefficients[k - i] * sums[i - 1] for i in range(1, k + 1)]
-        coefficients.append(torch.stack(terms).sum(0) / k)
+    coefficients = elementary(r)
     size = n + 1 if real else 2 * n
     angle = torch.arange(size, dtype=torch.float64, device=r.device) * (math.pi / n)
     exponents = torch.arange(n + 1, dtype=torch.float64, device=r.device)
     grid = torch.polar(torch.ones_like(angle), angle)
     waves = torch.polar(torch.ones(n + 1, size, dtype=torch.float64, device=r.device), exponents.unsqueeze(-1) * angle)
-    values = (torch.stack(coefficients, -1) @ waves).abs()
+    values = (coefficients @ waves).abs()
     bonus = torch.where(angle == 0, 8.0, 1.0)
     return grid[(values * bonus).argmax(-1)]
+
+
+def elementary(a: Tensor) -> Tensor:
+    """Elementary symmetric functions of the eigenvalues, orders 0 to n, by Newton's identities: polynomials."""
+    n = a.shape[-1]
+    sums, power = [], a
+    for k in range(1, n + 1):
+        sums.append(power.diagonal(0, -2, -1).sum(-1))
+        power = power @ a if k < n else power
+    coefficients = [torch.ones_like(sums[0])]
+    for k in range(1, n + 1):
+        terms = [(-1) ** (i - 1) * coefficients[k - i] * sums[i - 1] for i in range(1, k + 1)]
+        coefficients.append(torch.stack(terms).sum(0) / k)
+    return torch.stack(coefficients, -1)
 
 
 def _atan_first(a: Tensor, b: Tensor) -> Tensor:

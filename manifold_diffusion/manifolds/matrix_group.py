@@ -55,7 +55,7 @@ class MatrixGroup(Spectral, LieGroup):
     def spectral_log(self, x: Tensor, y: Tensor) -> SpectralLog:
         r"""Shortest logarithm of :math:`x^{-1} y`, with its eigenvalues and eigenvectors, in float64."""
 
-    def _log_volume_element(self, angles: Tensor) -> Tensor:
+    def log_volume_element(self, angles: Tensor) -> Tensor:
         r""":math:`\sum_{\alpha > 0} \log|\mathrm{sinc}(\alpha/2)|` over the positive roots; from all n eigenvalues."""
         i, j = torch.triu_indices(self.n, self.n, 1, device=angles.device)
         return sinc((angles[..., i] - angles[..., j]) / 2).abs().log().sum(-1)
@@ -95,10 +95,13 @@ class MatrixGroup(Spectral, LieGroup):
         return self.at(x, self._logarithm(x, y))
 
     def _logarithm(self, x: Tensor, y: Tensor) -> Tensor:
-        generator = self.spectral_log(x, y).generator
+        return self.times_i(self.spectral_log(x, y).generator, x.dtype)
+
+    def times_i(self, hermitian: Tensor, dtype: torch.dtype) -> Tensor:
+        """Element ``i H`` of the Lie algebra from a Hermitian matrix of float64, as matrices of a real dtype."""
         if len(self.point_shape) == 2:
-            return (-generator.imag).to(x.dtype)
-        return self.matrix(torch.stack([-generator.imag, generator.real], -1).to(x.dtype))
+            return (-hermitian.imag).to(dtype)
+        return self.matrix(torch.stack([-hermitian.imag, hermitian.real], -1).to(dtype))
 
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
         generator = self.spectral_log(x, y).generator
@@ -134,7 +137,7 @@ class MatrixGroup(Spectral, LieGroup):
         angles, vectors = torch.linalg.eigh(constant)
         change = vectors.mH @ (hermitian - constant) @ vectors if _differentiated(hermitian) else None
         eye = torch.eye(self.n, dtype=angles.dtype, device=angles.device)
-        return 2 * spectral_scalar(self._log_volume_element, angles, eye, change).to(v.dtype)
+        return 2 * spectral_scalar(self.log_volume_element, angles, eye, change).to(v.dtype)
 
     def origin(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
         return self.identity(dtype, device)

@@ -73,9 +73,9 @@ class SO(MatrixGroup):
     def spectral_log(self, x: Tensor, y: Tensor) -> SpectralLog:
         return unitary_log(self.relative(x, y), branch_at_pi, real=True)
 
-    def _log_volume_element(self, angles: Tensor) -> Tensor:
+    def log_volume_element(self, angles: Tensor) -> Tensor:
         # All differences of the n eigenvalues, mirrored pairs, are the roots twice and the doubled angles.
-        return super()._log_volume_element(angles) / 2 - sinc(angles).abs().log().sum(-1) / 4
+        return super().log_volume_element(angles) / 2 - sinc(angles).abs().log().sum(-1) / 4
 
     def project(self, x: Tensor) -> Tensor:
         """Nearest rotation in the Frobenius norm (polar factor with determinant 1)."""

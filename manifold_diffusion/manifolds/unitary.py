@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._errors import ConfigError
-from ._unitary import SpectralLog, branch_of_trace_zero, principal_branch, unitary_log
+from ._unitary import SpectralLog, branch_of_trace_zero, elementary, principal_branch, unitary_log
 from .matrix_group import MatrixGroup, adjoint, haar, polar
 from .special_orthogonal import sphere_area
 
@@ -179,7 +179,8 @@ class SU(MatrixGroup):
     def _unit_determinant(self, x: Tensor) -> Tensor:
         """Unitary matrices near SU(n), turned by the n-th part of the angle of their determinant."""
         a = self.matrix(x)
-        angle = torch.linalg.det(a).angle() / self.n
+        # A polynomial: torch.linalg.det of a complex matrix has wrong forward-over-reverse derivatives.
+        angle = elementary(a)[..., -1].angle() / self.n
         return self.from_matrix(a * (angle.cos() - 1j * angle.sin())[..., None, None])
 
     def project(self, x: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,7 +51,7 @@ class GroupLaw:
         group: the group.
 
     Attributes:
-        weights: matrix that gives the n eigenangles from the angles, ``(n, m)``, float64.
+        weights: matrix that gives the n eigenangles from the angles, an array ``(n, m)``.
         rho_squared: squared length of half the sum of the positive roots.
     """
 
@@ -66,23 +67,22 @@ class GroupLaw:
                 row[i], row[j] = 1.0, sign
                 roots.append(row)
         if rotation and n % 2:
-            roots += torch.eye(m).tolist()
-        self.roots = torch.tensor(roots, dtype=torch.float64).reshape(len(roots), m)
-        rho = self.roots.sum(0) / 2
-        self.rho_squared = float(rho.square().sum() / self.metric)
-        offsets = torch.tensor(list(itertools.product((-1.0, 0.0, 1.0), repeat=m)), dtype=torch.float64)
+            roots += np.eye(m).tolist()
+        # Arrays: tensors made inside a transform could not leave it.
+        self.roots = np.array(roots, dtype=np.float64).reshape(len(roots), m)
+        self.rho_squared = float(np.square(self.roots.sum(0) / 2).sum() / self.metric)
+        offsets = np.array(list(itertools.product((-1.0, 0.0, 1.0), repeat=m)))
         if group.family == "SU":
             offsets = offsets[offsets.sum(-1) == 0]
         self.offsets = offsets
-        self.signs = 1 - 2 * ((offsets @ self.roots.mT).sum(-1) % 2)
+        self.signs = 1 - 2 * ((offsets @ self.roots.T).sum(-1) % 2)
         # No root vanishes on it, and no two have the same value: the poles on a line through H are apart.
-        direction = torch.tensor([1.0, -0.31, 0.47, -0.83, 0.17, 0.72, -0.55, 0.29][:m], dtype=torch.float64)
+        direction = np.array([1.0, -0.31, 0.47, -0.83, 0.17, 0.72])[:m]
         if group.family == "SU":
             direction = direction - direction.mean()
-        self.direction = direction / (self.metric * direction.square().sum()).sqrt()
-        eye = torch.eye(m, dtype=torch.float64)
-        middle = torch.zeros(n - 2 * m, m, dtype=torch.float64) if rotation else eye[:0]
-        self.weights = torch.cat([eye, middle, -eye.flip(0)]) if rotation else eye
+        self.direction = direction / math.sqrt(self.metric * np.square(direction).sum())
+        eye = np.eye(m)
+        self.weights = np.concatenate([eye, np.zeros((n - 2 * m, m)), -eye[::-1]]) if rotation else eye
         self.cross_over = _CROSS_OVER[group.family]
         self._reps: Irreps | None = None
 
@@ -92,22 +92,13 @@ class GroupLaw:
         if self._reps is None:
             half = self.cross_over / 2
             bound = _TAIL / half
-            while True:  # d^2 exp(-c tau / 2) < exp(-60) beyond the bound, with d at most a power of c
+            while True:  # d^2 exp(-c tau / 2) is below the tail beyond the bound, with d at most a power of c
                 found = irreps(self.group.family, self.group.n, bound)
-                log_weight = 2 * found.dimension.log() - half * found.casimir
-                if not bool((log_weight[found.casimir > 0.9 * bound] > -_TAIL).any()):
+                log_weight = 2 * np.log(found.dimension) - half * found.casimir
+                if not (log_weight[found.casimir > 0.9 * bound] > -_TAIL).any():
                     break
                 bound *= 1.25
-            keep = log_weight > -_TAIL
-            self._reps = Irreps(
-                found.family,
-                found.n,
-                found.weights[keep],
-                found.shifts[keep],
-                found.casimir[keep],
-                found.dimension[keep],
-                found.copies[keep],
-            )
+            self._reps = found[log_weight > -_TAIL]
         return self._reps
 
     def log_prob(self, angles: Tensor, tau: Tensor) -> Tensor:
@@ -124,11 +115,13 @@ class GroupLaw:
     def images(self, angles: Tensor, tau: Tensor) -> Tensor:
         """The sum over the unit lattice."""
         like = {"device": angles.device}
-        roots, offsets, signs, v = (a.to(**like) for a in (self.roots, self.offsets, self.signs, self.direction))
+        arrays = (self.roots, self.offsets, self.signs, self.direction)
+        roots, offsets, signs, v = (torch.from_numpy(a).to(**like) for a in arrays)
         square = (angles.detach().square().sum(-1) * self.metric).detach()
         time = tau.detach()
         radius = 1 / (safe_sqrt(square) / (_SLOPE * time) + 1 / (_CURVATURE * time.sqrt()))
-        radius = radius.clamp_max(0.7 / float((self.roots @ self.direction).abs().max())) if len(self.roots) else radius
+        if len(self.roots):
+            radius = radius.clamp_max(0.7 / np.abs(self.roots @ self.direction).max())
         # Conjugate nodes give conjugate values: half of the circle is enough.
         phase = torch.arange(_NODES // 2, dtype=torch.float64, **like) * (2 * math.pi / _NODES) + math.pi / _NODES
         circle = torch.polar(torch.ones_like(phase), phase)
@@ -151,7 +144,7 @@ class GroupLaw:
     def series(self, angles: Tensor, tau: Tensor) -> Tensor:
         """The sum over the characters."""
         reps = self.reps
-        full = angles @ self.weights.to(angles.device).mT
+        full = angles @ torch.from_numpy(self.weights).to(angles.device).mT
         power = torch.arange(1, n_powers(reps) + 1, dtype=torch.float64, device=angles.device)
         waves = full.unsqueeze(-2) * power.unsqueeze(-1)
         if self.group.family == "SO":
@@ -163,14 +156,15 @@ class GroupLaw:
                 waves.cos().sum(-1) + 1j * waves.sin().sum(-1),
                 determinant.cos() + 1j * determinant.sin(),
             ).real
-        decay = (-reps.casimir.to(angles.device) * tau.unsqueeze(-1) / 2).exp()
-        return (reps.dimension.to(angles.device) * values * decay).sum(-1).log() - math.log(self.group.volume)
+        casimir, dimension = (torch.from_numpy(a).to(angles.device) for a in (reps.casimir, reps.dimension))
+        decay = (-casimir * tau.unsqueeze(-1) / 2).exp()
+        return (dimension * values * decay).sum(-1).log() - math.log(self.group.volume)
 
     def log_peak(self, tau: Tensor) -> Tensor:
         """Log density at the identity, its maximum, for late times."""
         reps = self.reps
-        weight = reps.copies * reps.dimension.square() * (-reps.casimir * tau.unsqueeze(-1) / 2).exp()
-        return weight.sum(-1).log() - math.log(self.group.volume)
+        squares, casimir = (torch.from_numpy(a).to(tau.device) for a in (reps.copies * reps.dimension**2, reps.casimir))
+        return (squares * (-casimir * tau.unsqueeze(-1) / 2).exp()).sum(-1).log() - math.log(self.group.volume)
 
 
 def _readable(tau: Tensor) -> bool:

@@ -78,7 +78,7 @@ class MatrixGroupKernel(HeatKernel):
 
     def log_prob(self, x: Tensor, x0: Tensor, tau: Tensor | float) -> Tensor:
         angles, _, change, time = self._frame(x, x0, brownian_time(tau, x))
-        weights = self._law.weights.to(x.device)
+        weights = torch.from_numpy(self._law.weights).to(x.device)
         value = spectral_scalar(
             lambda a: self._law.log_prob(a, time), angles, weights, change, time.detach().clamp_max(1.0)
         )
@@ -86,7 +86,7 @@ class MatrixGroupKernel(HeatKernel):
 
     def score(self, x: Tensor, x0: Tensor, tau: Tensor | float) -> Tensor:
         angles, vectors, change, time = self._frame(x, x0, brownian_time(tau, x))
-        weights = self._law.weights.to(x.device)
+        weights = torch.from_numpy(self._law.weights).to(x.device)
         full = weights / weights.square().sum(0)
 
         def log_prob(a: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ class MatrixGroupKernel(HeatKernel):
             limit = 2 * math.log(1 / _ACCEPTANCE) / law.rho_squared if law.rho_squared else math.inf
             if len(law.roots):
                 # A root is at most its length times |X|, and |X|^2 / s is chi-squared.
-                length = float(law.roots.square().sum(-1).max()) / law.metric
+                length = float((law.roots**2).sum(-1).max()) / law.metric
                 limit = min(limit, 4 * math.pi**2 / length / float(chi2.isf(_NEGLIGIBLE, self.manifold.dim)))
             self._longest_step = limit
         return self._longest_step

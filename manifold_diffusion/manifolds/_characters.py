@@ -16,6 +16,7 @@ from functools import lru_cache
 from itertools import combinations
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +27,7 @@ Family = Literal["SO", "SU", "U"]
 
 @dataclass(frozen=True)
 class Irreps:
-    """Representations, the mirrored pairs of SO(2m) together.
+    """Representations, the mirrored pairs of SO(2m) together; arrays, as tensors made inside a transform would stay in it.
 
     Attributes:
         family: SO, SU or U.
@@ -40,11 +41,16 @@ class Irreps:
 
     family: Family
     n: int
-    weights: Tensor
-    shifts: Tensor
-    casimir: Tensor
-    dimension: Tensor
-    copies: Tensor
+    weights: np.ndarray
+    shifts: np.ndarray
+    casimir: np.ndarray
+    dimension: np.ndarray
+    copies: np.ndarray
+
+    def __getitem__(self, keep: np.ndarray) -> Irreps:
+        """Those that a mask marks."""
+        fields = (self.weights, self.shifts, self.casimir, self.dimension, self.copies)
+        return Irreps(self.family, self.n, *[f[keep] for f in fields])
 
 
 def _partitions(length: int, largest: int) -> Iterator[tuple[int, ...]]:
@@ -113,33 +119,23 @@ def irreps(family: Family, n: int, bound: float) -> Irreps:
     return Irreps(
         family,
         n,
-        torch.tensor(weights, dtype=torch.long).reshape(len(rows), rank),
-        torch.tensor(shifts, dtype=torch.long),
-        torch.tensor(casimir, dtype=torch.float64),
-        torch.tensor(dimension, dtype=torch.float64),
-        torch.tensor(copies, dtype=torch.float64),
+        np.array(weights, dtype=np.int64).reshape(len(rows), rank),
+        np.array(shifts, dtype=np.int64),
+        np.array(casimir, dtype=np.float64),
+        np.array(dimension, dtype=np.float64),
+        np.array(copies, dtype=np.float64),
     )
 
 
 @lru_cache(maxsize=64)
-def levels(family: Family, n: int, n_levels: int) -> tuple[Irreps, Tensor]:
+def levels(family: Family, n: int, n_levels: int) -> tuple[Irreps, np.ndarray]:
     """Representations of the first ``n_levels`` distinct eigenvalues, and the level of each."""
     bound = 4.0 * n
     while True:
         found = irreps(family, n, bound)
-        step = found.casimir.diff(prepend=found.casimir[:1]) > 1e-6
-        level = step.long().cumsum(0)
-        if int(level[-1]) + 1 >= n_levels:
-            keep = level < n_levels
-            return Irreps(
-                family,
-                n,
-                found.weights[keep],
-                found.shifts[keep],
-                found.casimir[keep],
-                found.dimension[keep],
-                found.copies[keep],
-            ), level[keep]
+        level = np.cumsum(np.diff(found.casimir, prepend=found.casimir[:1]) > 1e-6)
+        if level[-1] + 1 >= n_levels:
+            return found[level < n_levels], level[level < n_levels]
         bound *= 1.5
 
 
@@ -159,11 +155,11 @@ def characters(reps: Irreps, power_sums: Tensor, determinant: Tensor | None = No
         complete.append(torch.stack(terms).sum(0) / k)
     # h of a negative index is zero: those indices point to a zero appended at the end.
     table = torch.stack([*complete, torch.zeros_like(one)], -1)
-    place = torch.arange(1, rank + 1)
-    base = reps.weights.unsqueeze(-1) - place.unsqueeze(-1)  # lambda_i - i, (L, rank, 1)
+    place = np.arange(1, rank + 1)
+    base = reps.weights[:, :, None] - place[:, None]  # lambda_i - i, (L, rank, 1)
 
-    def entry(index: Tensor) -> Tensor:
-        return table[..., torch.where(index < 0, len(complete), index).to(device)]
+    def entry(index: np.ndarray) -> Tensor:
+        return table[..., torch.from_numpy(np.where(index < 0, len(complete), index)).to(device)]
 
     matrix = entry(base + place)
     if reps.family == "SO":
@@ -174,20 +170,19 @@ def characters(reps: Irreps, power_sums: Tensor, determinant: Tensor | None = No
     return result
 
 
-def _powers(determinant: Tensor, shifts: Tensor) -> Tensor:
+def _powers(determinant: Tensor, shifts: np.ndarray) -> Tensor:
     """Integer powers of numbers of modulus 1, ``(*batch, L)``."""
-    positive, table = torch.ones_like(determinant), [torch.ones_like(determinant)]
-    for _ in range(int(shifts.abs().max())):
-        positive = positive * determinant
-        table.append(positive)
-    chosen = torch.stack(table, -1)[..., shifts.abs().to(determinant.device)]
-    mirrored = chosen.real - 1j * chosen.imag
-    return torch.where((shifts < 0).to(determinant.device), mirrored, chosen)
+    table = [torch.ones_like(determinant)]
+    for _ in range(int(np.abs(shifts).max())):
+        table.append(table[-1] * determinant)
+    powers = torch.from_numpy(shifts).to(determinant.device)
+    chosen = torch.stack(table, -1)[..., powers.abs()]
+    return torch.where(powers < 0, chosen.real - 1j * chosen.imag, chosen)
 
 
 def n_powers(reps: Irreps) -> int:
     """Number of power sums that the characters need."""
-    return int(reps.weights.max()) + reps.weights.shape[1] if reps.weights.numel() else 1
+    return int(reps.weights.max()) + reps.weights.shape[1] if reps.weights.size else 1
 
 
 def expand_determinant(a: Tensor, size: int) -> Tensor:

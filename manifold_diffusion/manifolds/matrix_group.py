@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -171,13 +172,11 @@ class MatrixGroup(Spectral, LieGroup):
 
     def eigenvalues(self, n_levels: int) -> Tensor:
         reps, level = levels(self.family, self.n, n_levels)
-        first = level.diff(prepend=level[:1] - 1) > 0
-        return reps.casimir[first].clone()
+        return torch.from_numpy(reps.casimir[np.diff(level, prepend=-1) > 0])
 
     def multiplicities(self, n_levels: int) -> Tensor:
         reps, level = levels(self.family, self.n, n_levels)
-        total = torch.zeros(n_levels, dtype=torch.float64)
-        return total.index_add(0, level, reps.copies * reps.dimension.square())
+        return torch.from_numpy(np.bincount(level, reps.copies * reps.dimension**2, n_levels))
 
     def level_sums(self, x: Tensor, y: Tensor, n_levels: int) -> Tensor:
         # Matrix entries of all irreducible representations of a level: sum of dimension times character over volume.
@@ -188,9 +187,9 @@ class MatrixGroup(Spectral, LieGroup):
             sums.append(power.diagonal(0, -2, -1).sum(-1))
             power = power @ element if k + 1 < n_powers(reps) else power
         determinant = expand_determinant(element, self.n) if self.family == "U" else None
-        values = characters(reps, torch.stack(sums, -1), determinant).real * reps.dimension.to(x)
+        values = characters(reps, torch.stack(sums, -1), determinant).real * torch.from_numpy(reps.dimension).to(x)
         total = torch.zeros(*values.shape[:-1], n_levels, dtype=x.dtype, device=x.device)
-        return total.index_add(-1, level.to(x.device), values) / self.volume
+        return total.index_add(-1, torch.from_numpy(level).to(x.device), values) / self.volume
 
 
 def adjoint(a: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .._errors import ConfigError
 from ..manifolds import (
+    SE3,
     SO3,
     ConstantCurvature,
     Euclidean,
@@ -246,3 +247,9 @@ def _power(manifold: Power) -> Sequence[Map | Chart]:
         label = f"{copy}, copy {number + 1}" if manifold.k > 1 else f"{copy}"
         drawn += _part_views(copy, lambda x, number=number: x.select(axis, number), label)
     return drawn
+
+
+@views.register
+def _poses(manifold: SE3) -> Sequence[Map | Chart]:
+    """The views of rotations and of translations: a pose has the layout of their product."""
+    return _product(Product(SO3(), Euclidean(3)))

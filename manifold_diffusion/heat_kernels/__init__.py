@@ -9,7 +9,9 @@ from .mixture import HeatKernelMixture
 from .poincare import PoincareBallKernel
 from .power import PowerKernel
 from .product import ProductKernel
+from .projective import ComplexProjectiveKernel
 from .pullback import PullbackKernel
+from .quotient import ImageKernel
 from .rigid import RigidKernel
 from .so3 import SO3Kernel
 from .spd import AffineSPDKernel
@@ -19,11 +21,13 @@ from .torus import TorusKernel
 __all__ = [
     "AffineSPDKernel",
     "CircleKernel",
+    "ComplexProjectiveKernel",
     "ConstantCurvatureKernel",
     "EuclideanKernel",
     "HeatKernel",
     "HeatKernelMixture",
     "HyperboloidKernel",
+    "ImageKernel",
     "KernelSample",
     "MatrixGroupKernel",
     "PoincareBallKernel",

@@ -66,7 +66,7 @@ class CompactLaw(ABC):
 
     @abstractmethod
     def log_area(self, theta: np.ndarray) -> np.ndarray:
-        """Logarithm of the area of the geodesic sphere, up to a constant."""
+        """Logarithm of the area of the geodesic sphere over that of the unit sphere of R^dim."""
 
     @abstractmethod
     def evaluate(self, tau: np.ndarray, theta: np.ndarray) -> RadialValues:
@@ -160,7 +160,7 @@ class RotationLaw(CompactLaw):
     cross_over = 0.25
 
     def log_area(self, theta: np.ndarray) -> np.ndarray:
-        return 2 * np.log(np.maximum(np.sin(theta / 2), 1e-300))
+        return 2 * np.log(np.maximum(2 * np.sin(theta / 2), 1e-300))
 
     def evaluate(self, tau: np.ndarray, theta: np.ndarray) -> RadialValues:
         early = tau < self.cross_over

@@ -114,8 +114,7 @@ class CompactTables:
         law = self.law
         spline = make_interp_spline(nodes, drop, k=7)
         s = float(law.scale(np.array(tau)))
-        flat = law.dim - 1 if isinstance(law, SphereLaw) else 2
-        area = log_sphere_area(law.dim) + (0 if isinstance(law, SphereLaw) else flat * math.log(2))
+        area = log_sphere_area(law.dim)
 
         def coordinate(r: np.ndarray) -> np.ndarray:
             return np.log(2 * np.cos(r / 2) ** 2 + _LAYER)

@@ -13,6 +13,10 @@ and the heat equation :math:`\partial_\tau p = \tfrac12 \Delta p` becomes
     \qquad
     Q = \frac{\rho^2}2 - \frac{\rho (\rho - 1)}2 \Big(\frac1{\sin^2\theta} - \frac1{\theta^2}\Big).
 
+On another space whose kernel is radial, with :math:`h` the inverse root of the volume distortion of the exponential map
+and :math:`A` the area of the geodesic sphere, :math:`\log h` replaces :math:`\rho \log(\theta / \sin\theta)` and
+:math:`Q = \tfrac{(n-1)(n-3)}{8\theta^2} - \tfrac12 A^{-1/2} \partial_\theta^2 A^{1/2}`.
+
 Every :math:`b_k` is a power series in :math:`y` with radius :math:`\pi^2`, and the recursion acts on its coefficients
 without cancellation. The series in :math:`\tau` is asymptotic: its error is of the order of the weight of the
 second-shortest geodesic, :math:`e^{-2\pi(\pi-\theta)/\tau}`, far below rounding wherever it is used.
@@ -28,10 +32,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["ShortTime"]
+__all__ = ["ShortTime", "zeta_series"]
 
 
-def _zeta_series(terms: int) -> np.ndarray:
+def zeta_series(terms: int) -> np.ndarray:
     """Coefficients of ``log(theta / sin(theta))`` in powers of ``theta^2``: ``zeta(2m) / (m pi^(2m))``, 0 for m = 0."""
     from scipy.special import zeta
 
@@ -57,14 +61,22 @@ class ShortTime:
     def evaluate(cls, n: int, theta: np.ndarray, tau: np.ndarray, orders: int = 32, terms: int = 260) -> ShortTime:
         """Sum the expansion on the grid ``tau`` x ``theta``; ``log_peak`` has shape ``(len(tau), 1)``."""
         rho = (n - 1) / 2
-        log_ratio = _zeta_series(terms + 2)
+        log_ratio = zeta_series(terms + 2)
         m = np.arange(terms, dtype=float)
         # 1/sin^2 - 1/theta^2 = (d/dtheta)^2 log(theta/sin(theta)): coefficient of y^m is (2m+2)(2m+1) times that of
         # y^(m+1).
         curvature = (2 * m + 2) * (2 * m + 1) * log_ratio[1 : terms + 1]
         q = -0.5 * rho * (rho - 1) * curvature
         q[0] += rho**2 / 2
+        return cls.expand(n, rho * log_ratio[:terms], q, theta, tau, orders)
 
+    @classmethod
+    def expand(
+        cls, n: int, log_h: np.ndarray, q: np.ndarray, theta: np.ndarray, tau: np.ndarray, orders: int = 32
+    ) -> ShortTime:
+        """The expansion of a space of dimension ``n``, with the coefficients of log h and Q in powers of theta^2."""
+        terms = len(q)
+        m = np.arange(terms, dtype=float)
         b: list[np.ndarray] = []
         slopes: list[np.ndarray] = []  # b_k'
         for k in range(orders):
@@ -89,8 +101,8 @@ class ShortTime:
         y = np.asarray(theta, dtype=float)[None, :] ** 2
         t = np.asarray(tau, dtype=float)[:, None]
         powers = y.T ** np.arange(terms)[None, :]  # (len(theta), terms)
-        drop = 1 / (2 * t) - rho * (powers[:, :-1] @ log_ratio[1:terms])[None, :]
-        slope = 1 / t - 2 * rho * (powers[:, :-1] @ (np.arange(1, terms) * log_ratio[1:terms]))[None, :]
+        drop = 1 / (2 * t) - (powers[:, :-1] @ log_h[1:])[None, :]
+        slope = 1 / t - 2 * (powers[:, :-1] @ (np.arange(1, terms) * log_h[1:]))[None, :]
         log_peak = -n / 2 * np.log(2 * np.pi * t)
         for k in range(orders):
             drop = drop - t ** (k + 1) * (powers[:, :-1] @ b[k][1:])[None, :]

@@ -21,7 +21,9 @@ from .hyperboloid import Hyperboloid, LorentzModel
 from .poincare import PoincareBall
 from .power import Power
 from .product import Product
+from .projective import ComplexProjective, RealProjective
 from .pullback import Pullback
+from .quotient import Quotient, rotation_group
 from .rigid import SE3, SE3N
 from .so3 import SO3
 from .spd import SPD
@@ -40,6 +42,7 @@ __all__ = [
     "SU",
     "Circle",
     "Compact",
+    "ComplexProjective",
     "ConstantCurvature",
     "Correlation",
     "Euclidean",
@@ -52,6 +55,8 @@ __all__ = [
     "Power",
     "Product",
     "Pullback",
+    "Quotient",
+    "RealProjective",
     "Spectral",
     "Sphere",
     "Symmetry",
@@ -69,4 +74,5 @@ __all__ = [
     "geodesic_symmetry",
     "gradient",
     "hutchinson_divergence",
+    "rotation_group",
 ]

@@ -20,9 +20,29 @@ from ..manifolds import (
     Sphere,
     Torus,
     U,
+import math
+
+from ..manifolds import (
+    SO3,
+    ComplexProjective,
+    Euclidean,
+    Hyperboloid,
+    Manifold,
+    Product,
+    Quotient,
+    RealProjective,
+    Sphere,
+    Torus,
 )
 
 __all__ = ["instances"]
+
+# Powers of the rotation by 2 pi / 3 in both planes of R^4, and of the shift by (pi, pi / 2).
+_LENS = [
+    [[c, -s, 0, 0], [s, c, 0, 0], [0, 0, c, -s], [0, 0, s, c]]
+    for c, s in ((1.0, 0.0), (-0.5, math.sqrt(0.75)), (-0.5, -math.sqrt(0.75)))
+]
+_SHIFTS = [[0.0, 0.0], [math.pi, math.pi / 2], [0.0, math.pi], [math.pi, -math.pi / 2]]
 
 
 def instances(power: type[Manifold] = Manifold) -> list[tuple[str, Manifold]]:
@@ -70,5 +90,12 @@ def instances(power: type[Manifold] = Manifold) -> list[tuple[str, Manifold]]:
         Product(SO3(), Euclidean(3)),
         Product(Sphere(2), Torus(1), weights=[2.0, 0.5]),
         Product(Product(Hyperboloid(2), Sphere(1)), Euclidean(1), weights=[1.0, 3.0]),
+        RealProjective(1),
+        RealProjective(3),
+        ComplexProjective(1),
+        ComplexProjective(2),
+        Quotient(SO3(), "octahedral"),
+        Quotient(Sphere(3), _LENS),
+        Quotient(Torus(2), _SHIFTS),
     ]
     return [(repr(m), m) for m in manifolds if isinstance(m, power)]

@@ -17,7 +17,9 @@ from .matrix_group import MatrixGroup
 from .poincare import PoincareBall
 from .power import Power
 from .product import Product
+from .projective import ComplexProjective, RealProjective, hermitian, times
 from .pullback import Pullback, wide
+from .quotient import Quotient
 from .rigid import SE3, SE3N
 from .so3 import SO3
 from .spd import SPD
@@ -64,6 +66,25 @@ def _(manifold: Sphere) -> Symmetry:
         return 2 * (x * y).sum(-1, keepdim=True) * x - y, 2 * (x * v).sum(-1, keepdim=True) * x - v
 
     return symmetry
+
+
+@geodesic_symmetry.register
+def _(manifold: RealProjective) -> Symmetry:
+    return geodesic_symmetry(Sphere(manifold.n))  # pyright: ignore[reportReturnType]
+
+
+@geodesic_symmetry.register
+def _(manifold: ComplexProjective) -> Symmetry:
+    def symmetry(x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        return times(2 * hermitian(x, y), x) - y, times(2 * hermitian(x, v), x) - v
+
+    return symmetry
+
+
+@geodesic_symmetry.register
+def _(manifold: Quotient) -> Symmetry | None:
+    # The symmetry of the manifold above takes orbits to orbits on a torus, not on SO(3) or a sphere.
+    return geodesic_symmetry(manifold.base) if isinstance(manifold.base, Torus) else None
 
 
 @geodesic_symmetry.register

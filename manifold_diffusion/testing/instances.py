@@ -94,7 +94,7 @@ def instances(power: type[Manifold] = Manifold) -> list[tuple[str, Manifold]]:
         RealProjective(3),
         ComplexProjective(1),
         ComplexProjective(2),
-        Quotient(SO3(), "octahedral"),
+        Quotient(SO3(), "dihedral:3"),
         Quotient(Sphere(3), _LENS),
         Quotient(Torus(2), _SHIFTS),
     ]

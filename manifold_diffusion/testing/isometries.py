@@ -16,6 +16,7 @@ from ..manifolds import (
     SO3,
     SPD,
     SU,
+    ComplexProjective,
     ConstantCurvature,
     Euclidean,
     Hyperboloid,
@@ -24,6 +25,8 @@ from ..manifolds import (
     Power,
     Product,
     Pullback,
+    Quotient,
+    RealProjective,
     Sphere,
     Torus,
     U,
@@ -95,6 +98,37 @@ def _(manifold: SE3 | SE3N, dtype: torch.dtype, generator: torch.Generator) -> I
         pose = pose * (torch.arange(12) < 9)
     pose = pose.to(dtype)
     return lambda x: manifold.compose(pose, x)
+
+
+@random_isometry.register
+def _(manifold: RealProjective, dtype: torch.dtype, generator: torch.Generator) -> Isometry:
+    """A rotation, and the other representative."""
+    turn = _orthogonal(manifold.n + 1, dtype, generator)
+    return lambda x: -x @ turn
+
+
+@random_isometry.register
+def _(manifold: ComplexProjective, dtype: torch.dtype, generator: torch.Generator) -> Isometry:
+    n = manifold.n + 1
+    turn = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.complex128))[0]
+    # Of z = x + i y the pair (x, y) is multiplied by real matrices: derivatives need no complex numbers.
+    real, imaginary = turn.real.to(dtype), turn.imag.to(dtype)
+    return lambda x: torch.stack(
+        [x[..., 0] @ real - x[..., 1] @ imaginary, x[..., 1] @ real + x[..., 0] @ imaginary], -1
+    )
+
+
+@random_isometry.register
+def _(manifold: Quotient, dtype: torch.dtype, generator: torch.Generator) -> Isometry | None:
+    """What commutes with the group: rotations from the left on SO(3), shifts of a torus."""
+    if isinstance(manifold.base, SO3):
+        left = manifold.base.random_uniform(1, generator=generator, dtype=torch.float64)[0].to(dtype)
+        return lambda x: left @ x
+    if isinstance(manifold.base, Torus):
+        torus = manifold.base
+        shift = torus.random_uniform(1, generator=generator, dtype=torch.float64)[0].to(dtype)
+        return lambda x: torus.project(x + shift)
+    return None
 
 
 @random_isometry.register

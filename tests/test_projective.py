@@ -149,9 +149,7 @@ def test_geodesic_symmetry_turns_geodesics_around(M):
     expected = torch.func.jvp(lambda p: M.embed(symmetry(x, p, v)[0]), (y,), (v,))[1]
     torch.testing.assert_close(embedded, expected, rtol=1e-11, atol=1e-11)
     K = heat_kernel(M)
-    torch.testing.assert_close(
-        symmetry(x, y, K.score(y, x, 0.3))[1], K.score(image, x, 0.3), rtol=1e-7, atol=1e-9
-    )
+    torch.testing.assert_close(symmetry(x, y, K.score(y, x, 0.3))[1], K.score(image, x, 0.3), rtol=1e-7, atol=1e-9)
 
 
 def test_bad_input():

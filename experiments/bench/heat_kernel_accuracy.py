@@ -24,6 +24,7 @@ from manifold_diffusion.heat_kernels._compact_law import CompactLaw, RotationLaw
 from manifold_diffusion.heat_kernels._compact_tables import CompactTables
 from manifold_diffusion.heat_kernels._hyperbolic_law import HyperbolicLaw, langevin, log_ratio
 from manifold_diffusion.heat_kernels._hyperbolic_tables import HyperbolicTables
+from manifold_diffusion.heat_kernels._projective_law import ProjectiveLaw
 from manifold_diffusion.heat_kernels.torus import wrapped_log_prob, wrapped_score
 from manifold_diffusion.manifolds import ConstantCurvature, Manifold, PoincareBall
 
@@ -134,6 +135,7 @@ def main() -> None:
         laws: list[tuple[str, CompactLaw]] = [
             (f"Sphere({n})", SphereLaw(n)) for n in ((2, 3, 9, 127) if smoke else (2, 3, 4, 9, 31, 127, 511))
         ]
+        laws += [(f"ComplexProjective({n})", ProjectiveLaw(n)) for n in ((1, 4) if quick else (1, 2, 4, 8, 16))]
         for name, law in [*laws, ("SO3()", RotationLaw())]:
             tables, ref = CompactTables(law, name), compact_reference(law, rows, rng)
             start = time.process_time()

@@ -19,8 +19,10 @@ __all__ = ["ProjectiveLaw"]
 
 
 class ProjectiveZonal(Zonal):
-    r"""Jacobi polynomials :math:`P_l^{(n-1, 0)}`; :math:`\tfrac{d}{dx} P_l^{(a, 0)} = \tfrac{l + a + 1}2
-    P_{l-1}^{(a+1, 1)}`."""
+    r"""Complex projective space of complex dimension ``n``.
+
+    Jacobi polynomials, with :math:`\tfrac{d}{dx} P_l^{(a, 0)} = \tfrac{l + a + 1}2 P_{l-1}^{(a+1, 1)}`.
+    """
 
     divisor = 2
 

@@ -1,4 +1,4 @@
-"""Finite groups of isometries: how their elements move points, and smooth functions that don't see them."""
+"""Finite groups of isometries: how their elements move points."""
 
 from __future__ import annotations
 
@@ -10,71 +10,17 @@ import torch
 from torch import Tensor
 
 from .._errors import CapabilityError, ConfigError
+from ._invariants import Harmonics, OrbitFeatures, landmark_count, spread
+from ._rotation_groups import rotation_group
 from .base import Manifold
-from .so3 import SO3, hat, rotation
+from .so3 import SO3, hat
 from .sphere import Sphere
 from .torus import Torus
 
-__all__ = ["GroupAction", "group_action", "rotation_group"]
+__all__ = ["GroupAction", "group_action"]
 
 _CLOSE = 1e-8
 """Elements of a group that differ by less are the same one."""
-
-
-def rotation_group(name: str) -> Tensor:
-    r"""A finite group of rotations, ``(k, 3, 3)`` in float64, the identity first.
-
-    ``"cyclic:n"`` (n rotations about z), ``"dihedral:n"`` (2n: these and half turns about x and its images),
-    ``"tetrahedral"`` (12, with half turns about the coordinate axes), ``"octahedral"`` (24, signed permutations) and
-    ``"icosahedral"`` (60, with half turns about the coordinate axes and a fivefold axis in the yz-plane). Up to
-    conjugation these are all finite groups of rotations.
-
-    Raises:
-        ConfigError: for another name or a bad n.
-
-    Example:
-        >>> rotation_group("octahedral").shape, rotation_group("dihedral:3").shape
-        (torch.Size([24, 3, 3]), torch.Size([6, 3, 3]))
-    """
-    kind, _, number = name.partition(":")
-    cycle = [[1.0, 1.0, 1.0], 2 * math.pi / 3]
-    golden = (1 + math.sqrt(5)) / 2
-    generators: dict[str, list[list]] = {
-        "tetrahedral": [cycle, [[0.0, 0.0, 1.0], math.pi]],
-        "octahedral": [cycle, [[0.0, 0.0, 1.0], math.pi / 2]],
-        "icosahedral": [cycle, [[0.0, 1.0, golden], 2 * math.pi / 5]],
-    }
-    if kind in ("cyclic", "dihedral"):
-        if not number.isdigit() or int(number) < 1:
-            raise ConfigError(f"The {kind} group needs its order n >= 1, as in '{kind}:4'; got {name!r}.")
-        turns = [[[0.0, 0.0, 1.0], 2 * math.pi * k / int(number)] for k in range(int(number))]
-        group = _rotations(turns)
-        return torch.cat([group, group @ _rotations([[[1.0, 0.0, 0.0], math.pi]])]) if kind == "dihedral" else group
-    if name not in generators:
-        known = "cyclic:n, dihedral:n, tetrahedral, octahedral, icosahedral"
-        raise ConfigError(f"There is no rotation group {name!r}; there are {known}.")
-    return _generated(_rotations(generators[name]))
-
-
-def _rotations(turns: list[list]) -> Tensor:
-    axes = torch.tensor([axis for axis, _ in turns], dtype=torch.float64)
-    angles = torch.tensor([angle for _, angle in turns], dtype=torch.float64)
-    return rotation(angles.unsqueeze(-1) * axes / axes.norm(dim=-1, keepdim=True))
-
-
-def _generated(generators: Tensor) -> Tensor:
-    """All products of some rotations."""
-    group = torch.eye(3, dtype=torch.float64).unsqueeze(0)
-    while True:
-        products = (group.unsqueeze(1) @ generators).flatten(0, 1)
-        fresh = [p for p in products if bool(((group - p).abs().amax((1, 2)) > _CLOSE).all())]
-        unique: list[Tensor] = []
-        for p in fresh:
-            if all(float((p - q).abs().max()) > _CLOSE for q in unique):
-                unique.append(p)
-        if not unique:
-            return group
-        group = torch.cat([group, torch.stack(unique)])
 
 
 class GroupAction(ABC):
@@ -197,7 +143,7 @@ class RightRotations(GroupAction):
 
     def __init__(self, elements: Tensor) -> None:
         super().__init__(elements)
-        self._features = [_Harmonics(self._orbit(axis), degree) for axis, degree in self._directions()]
+        self._features = [Harmonics(self._orbit(axis), degree) for axis, degree in self._directions()]
         self._weights = self._balance()
 
     def compose(self, g: Tensor, h: Tensor) -> Tensor:
@@ -271,96 +217,16 @@ class RightRotations(GroupAction):
         return [math.sqrt(s / t / top) for s, t in zip(shares, traces, strict=True)]
 
 
-class _Harmonics:
-    """The function ``sum_k P_l(R a_k . s)`` of s in an orthonormal basis, ``(*batch, 3, 3) -> (*batch, 2 l + 1)``."""
-
-    def __init__(self, directions: Tensor, degree: int) -> None:
-        n = 2 * degree + 2
-        height = (torch.arange(n, dtype=torch.float64) + 0.5) / n  # half a sphere: P_l is even or odd
-        turn = math.pi * (1 + math.sqrt(5)) * torch.arange(n, dtype=torch.float64)
-        radius = (1 - height.square()).sqrt()
-        self.degree = degree
-        self.points = torch.stack([radius * turn.cos(), radius * turn.sin(), height], -1)
-        values, vectors = torch.linalg.eigh(_legendre(self.points @ self.points.mT, degree))
-        self.basis = vectors[:, -(2 * degree + 1) :] / values[-(2 * degree + 1) :].sqrt()
-        self.directions = directions.mT.contiguous()
-
-    def __call__(self, x: Tensor) -> Tensor:
-        cosines = self.points.to(x) @ (x @ self.directions.to(x))
-        return _legendre(cosines, self.degree).sum(-1) @ self.basis.to(x)
-
-
-def _legendre(c: Tensor, degree: int) -> Tensor:
-    last, value = torch.ones_like(c), c
-    for k in range(1, degree):
-        last, value = value, ((2 * k + 1) * c * value - k * last) / (k + 1)
-    return value
-
-
-class _OrbitFeatures:
-    r"""Mean over an orbit of the features of the kernel :math:`e^{\beta (b(x) \cdot b(y) - |b|^2)}`, projected.
-
-    With the kernel's feature map :math:`\varphi`, :math:`|\varphi(x) - \varphi(y)|^2 = 2 - 2k(x, y) \le \beta\,
-    d(x, y)^2`, the mean over an orbit and orthogonal projection shorten chords, and orbits with the same mean are equal:
-    the projection onto the span of 2 dim + 1 landmarks in general position separates them (Dym and Gortler, 2022,
-    arXiv:2205.02956). Divided by :math:`\sqrt\beta` chords are no longer than distances.
-
-    Args:
-        images: all images of the landmarks, embedded, ``(order, landmarks, k)``.
-        least_displacement: of the group; the kernel resolves a quarter of it.
-    """
-
-    def __init__(self, images: Tensor, least_displacement: float) -> None:
-        self.beta = 16 / min(least_displacement, math.pi) ** 2
-        self.landmarks = images.flatten(0, 1)
-        self.count = images.shape[1]
-        self.square = float(images[0, 0].square().sum())
-        gram = self._means(images[0])
-        values, vectors = torch.linalg.eigh((gram + gram.mT) / 2)
-        keep = values > 1e-5 * values[-1]
-        self.basis = vectors[:, keep] / (values[keep] * self.beta).sqrt()
-
-    def _terms(self, b: Tensor) -> Tensor:
-        return (self.beta * (b @ self.landmarks.to(b).mT - self.square)).exp()
-
-    def _means(self, b: Tensor) -> Tensor:
-        return self._terms(b).unflatten(-1, (-1, self.count)).mean(-2)
-
-    def __call__(self, b: Tensor) -> Tensor:
-        """Features of embedded points."""
-        return self._means(b) @ self.basis.to(b)
-
-    def gradient(self, b: Tensor, a: Tensor) -> Tensor:
-        """Gradient in ``b`` of the features times ``a``."""
-        terms = self._terms(b).unflatten(-1, (-1, self.count))
-        slopes = (a @ self.basis.to(b).mT).unsqueeze(-2) * terms * (self.beta / terms.shape[-2])
-        return slopes.flatten(-2) @ self.landmarks.to(b)
-
-
-def _sequence(n: int, k: int) -> Tensor:
-    """Evenly spread points of the unit cube, ``(n, k)``: Kronecker's sequence of the generalised golden ratio."""
-    ratio = 2.0
-    for _ in range(64):
-        ratio = (1 + ratio) ** (1 / (k + 1))
-    steps = ratio ** -torch.arange(1, k + 1, dtype=torch.float64)
-    return (0.5 + torch.arange(1, n + 1, dtype=torch.float64).unsqueeze(-1) * steps) % 1
-
-
-def _landmark_count(dim: int, volume: float, displacement: float) -> int:
-    """Landmarks that cover a volume at the resolution of the features."""
-    return max(16 * dim, min(512, math.ceil(volume * (3 / min(displacement, math.pi)) ** dim)))
-
-
 class Orthogonal(GroupAction):
     r"""Orthogonal matrices on a sphere, :math:`x \mapsto g x`."""
 
     def __init__(self, elements: Tensor, sphere: Sphere) -> None:
         super().__init__(elements)
         self._sphere = sphere
-        count = _landmark_count(sphere.n, sphere.volume / self.order, self.least_displacement)
-        uniform = _sequence(count, sphere.n + 1)
+        count = landmark_count(sphere.n, sphere.volume / self.order, self.least_displacement)
+        uniform = spread(count, sphere.n + 1)
         landmarks = sphere.project(math.sqrt(2) * torch.erfinv(2 * uniform - 1))
-        self._features = _OrbitFeatures(self.images(landmarks), self.least_displacement)
+        self._features = OrbitFeatures(self.images(landmarks), self.least_displacement)
 
     def compose(self, g: Tensor, h: Tensor) -> Tensor:
         return g @ h
@@ -402,9 +268,9 @@ class Translations(GroupAction):
     def __init__(self, elements: Tensor, torus: Torus) -> None:
         self._torus = torus
         super().__init__(torus.project(elements))
-        count = _landmark_count(torus.n, torus.volume / self.order, self.least_displacement)
-        landmarks = torus.project(2 * math.pi * _sequence(count, torus.n))
-        self._features = _OrbitFeatures(torus.embed(self.images(landmarks)), self.least_displacement)
+        count = landmark_count(torus.n, torus.volume / self.order, self.least_displacement)
+        landmarks = torus.project(2 * math.pi * spread(count, torus.n))
+        self._features = OrbitFeatures(torus.embed(self.images(landmarks)), self.least_displacement)
 
     def compose(self, g: Tensor, h: Tensor) -> Tensor:
         return self._torus.compose(g, h)
@@ -457,10 +323,11 @@ def _matrices(group: Tensor | str, n: int, manifold: Manifold) -> Tensor:
     if group.dim() != 3 or group.shape[1:] != (n, n) or not len(group):
         raise ConfigError(f"A group on {manifold} is a list of {n} x {n} matrices; got shape {tuple(group.shape)}.")
     defect = (group.mT @ group - torch.eye(n, dtype=group.dtype)).abs().amax((1, 2))
-    if not float(defect.max()) <= _CLOSE:
+    worst = float(defect.max())
+    if not worst <= _CLOSE:
         raise ConfigError(
-            f"Element {int(defect.argmax())} of the group is not orthogonal: max |g^T g - I| = {float(defect.max()):.1e} "
-            f"> {_CLOSE:.0e}."
+            f"Element {int(defect.argmax())} of the group is not orthogonal: max |g^T g - I| = {worst:.1e} > "
+            f"{_CLOSE:.0e}. Give it in float64."
         )
     return group
 

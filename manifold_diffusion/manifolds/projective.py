@@ -160,7 +160,7 @@ def conjugate(c: Tensor) -> Tensor:
 class ComplexProjective(Spectral):
     r"""Complex projective space :math:`\mathbb{CP}^n = S^{2n+1} / U(1)`: pure quantum states, shapes of plane figures.
 
-    A point is a unit vector :math:`z \in \mathbb{C}^{n+1}` up to a phase, stored as real pairs (``torch.view_as_real``).
+    A point is a unit vector :math:`z \in \mathbb{C}^{n+1}` up to a phase, as real pairs (``torch.view_as_real``).
     Tangent vectors are horizontal: :math:`\langle z, v\rangle = \sum_i \bar z_i v_i = 0`. The metric is Fubini-Study
     with :math:`d(z, w) = \arccos |\langle z, w\rangle| \le \pi/2`: sectional curvatures are between 1 and 4, and
     :math:`\mathbb{CP}^1` is the sphere of radius 1/2. ``log`` and ``transport`` turn the phase of the second point to
@@ -191,7 +191,7 @@ class ComplexProjective(Spectral):
         self.n = n
 
     def _aligned(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The horizontal part of ``y`` turned to the phase of ``x``, of length sin d; cos d; the phase, ``(*batch, 2)``.
+        """The horizontal part of ``y`` turned to the phase of ``x``, of length sin d; cos d; the phase.
 
         The horizontal part of y - x is that of y, without its cancellation where the phases are close already.
         """

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._errors import CapabilityError, ConfigError
-from ._finite_groups import GroupAction, group_action, rotation_group
+from .._errors import CapabilityError
+from ._finite_groups import GroupAction, group_action
+from ._rotation_groups import rotation_group
 from .base import Compact, Manifold, Spectral
 
 __all__ = ["Quotient", "rotation_group"]
@@ -59,7 +60,7 @@ class Quotient(Compact):
         if not isinstance(base, Compact):
             raise CapabilityError(f"Quotient needs a compact manifold (SO3(), a Sphere, a Torus); got {base!r}.")
         self.base = base
-        self.group = group if isinstance(group, str) else _nested(torch.as_tensor(group, dtype=torch.float64).tolist())
+        self.group = _plain(group)
         self.action = _action(base, self.group)
         self.isometric = base.isometric
         self.injectivity_radius = min(base.injectivity_radius, self.action.least_displacement / 2)
@@ -189,12 +190,17 @@ class _SpectralQuotient(Quotient, Spectral):
 
 def _action(base: Manifold, group: Any) -> GroupAction:
     """The action, the same object for equal arguments: its features are computed once."""
-    return _build(base, group if isinstance(group, str) else _nested(torch.as_tensor(group, dtype=torch.float64).tolist()))
+    return _build(base, _plain(group))
 
 
 @lru_cache(maxsize=64)
 def _build(base: Manifold, group: Any) -> GroupAction:
     return group_action(base, group if isinstance(group, str) else torch.tensor(group, dtype=torch.float64))
+
+
+def _plain(group: Any) -> Any:
+    """A name, or nested tuples of numbers."""
+    return group if isinstance(group, str) else _nested(torch.as_tensor(group, dtype=torch.float64).tolist())
 
 
 def _nested(value: Any) -> Any:

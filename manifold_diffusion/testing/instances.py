@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ..manifolds import (
     SE3,
     SE3N,
@@ -9,6 +11,7 @@ from ..manifolds import (
     SO3,
     SPD,
     SU,
+    ComplexProjective,
     ConstantCurvature,
     Correlation,
     Euclidean,
@@ -16,18 +19,6 @@ from ..manifolds import (
     Manifold,
     PoincareBall,
     Power,
-    Product,
-    Sphere,
-    Torus,
-    U,
-import math
-
-from ..manifolds import (
-    SO3,
-    ComplexProjective,
-    Euclidean,
-    Hyperboloid,
-    Manifold,
     Product,
     Quotient,
     RealProjective,
@@ -53,9 +44,8 @@ def instances(power: type[Manifold] = Manifold) -> list[tuple[str, Manifold]]:
 
     Example:
         >>> from manifold_diffusion.manifolds import LieGroup
-        >>> [name for name, _ in instances(LieGroup)]
-        ['Torus(1)', 'Torus(3)', 'Torus(2, periods=[3.0, 20.0])', 'SO3()', 'Power(SO3(), 2)']
-        ['Torus(1)', 'Torus(3)', 'SO3()', 'SO(4)', 'U(2)', 'SU(3)']
+        >>> [name for name, _ in instances(LieGroup)][:2]
+        ['Torus(1)', 'Torus(3)']
     """
     manifolds = [
         Euclidean(1),

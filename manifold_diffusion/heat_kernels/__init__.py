@@ -13,6 +13,7 @@ from .projective import ComplexProjectiveKernel
 from .pullback import PullbackKernel
 from .quotient import ImageKernel
 from .rigid import RigidKernel
+from .simplex import SimplexKernel
 from .so3 import SO3Kernel
 from .spd import AffineSPDKernel
 from .sphere import CircleKernel, SphereKernel
@@ -36,6 +37,7 @@ __all__ = [
     "PullbackKernel",
     "RigidKernel",
     "SO3Kernel",
+    "SimplexKernel",
     "SphereKernel",
     "TorusKernel",
     "brownian_time",

@@ -43,8 +43,11 @@ class HeatKernel(ABC):
 
     Attributes:
         manifold: where the Brownian motion lives.
+        terms_per_pair: terms that are summed for one density, where they are many: what looks at all pairs of points
+            then takes fewer points.
     """
 
+    terms_per_pair: int = 1
     manifold: Any  # the class of manifold that the kernel is registered for
 
     @abstractmethod

@@ -3,7 +3,7 @@
 One file a family; a newcomer adds a manifold by writing the five methods of :class:`Manifold`.
 """
 
-from .base import Compact, LieGroup, Manifold, NoncompactSymmetric, Spectral
+from .base import Compact, LieGroup, Manifold, NoncompactSymmetric, Spectral, WithBoundary
 from .calculus import divergence, divergence_along, gradient, hutchinson_divergence
 from .constant_curvature import ConstantCurvature
 from .correlation import Correlation
@@ -25,6 +25,7 @@ from .projective import ComplexProjective, RealProjective
 from .pullback import Pullback
 from .quotient import Quotient, rotation_group
 from .rigid import SE3, SE3N
+from .simplex import Simplex
 from .so3 import SO3
 from .spd import SPD
 from .special_orthogonal import SO
@@ -57,11 +58,13 @@ __all__ = [
     "Pullback",
     "Quotient",
     "RealProjective",
+    "Simplex",
     "Spectral",
     "Sphere",
     "Symmetry",
     "Torus",
     "U",
+    "WithBoundary",
     "curved_dist",
     "curved_exp",
     "curved_inner",

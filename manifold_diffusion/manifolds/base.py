@@ -12,7 +12,7 @@ from torch import Tensor
 from .._errors import ManifoldError
 from .._safe import safe_sqrt
 
-__all__ = ["Compact", "LieGroup", "Manifold", "NoncompactSymmetric", "Spectral"]
+__all__ = ["Compact", "LieGroup", "Manifold", "NoncompactSymmetric", "Spectral", "WithBoundary"]
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
@@ -23,7 +23,7 @@ class Manifold(ABC):
     A new manifold writes the five abstract methods and calls ``super().__init__(dim, point_shape, *args)``, where
     ``args`` are its constructor arguments (they give equality, hashing and ``repr``). Everything else is derived, and
     can be overridden where a closed form is faster or more accurate. Extra powers are the capability classes
-    :class:`Compact`, :class:`Spectral`, :class:`LieGroup` and :class:`NoncompactSymmetric`.
+    :class:`Compact`, :class:`Spectral`, :class:`LieGroup`, :class:`NoncompactSymmetric` and :class:`WithBoundary`.
 
     Batch shapes of the arguments of ``inner``, ``norm``, ``exp``, ``log``, ``dist`` and ``transport`` broadcast.
     Methods don't check their input (see :meth:`check_point`), keep its dtype and device, and work under ``torch.func``
@@ -81,7 +81,8 @@ class Manifold(ABC):
         """Orthogonal projection, in the ambient metric, of an ambient vector onto the tangent space at ``x``.
 
         The ambient metric is the Euclidean one of the entries; another constant form (Minkowski) only where
-        :attr:`isometric` is True.
+        :attr:`isometric` is True. Where the tangent space is the same at all points it may be the manifold's own
+        metric, extended to ambient vectors: derivatives of tangent fields are then tangent as they are.
         """
 
     @abstractmethod
@@ -100,6 +101,13 @@ class Manifold(ABC):
         """
 
     # ------------------------------------------------------------------ what follows from them
+
+    def move(self, x: Tensor, v: Tensor) -> Tensor:
+        """Where a particle that starts at ``x`` with velocity ``v`` is at time 1: what steps of random walks call.
+
+        It is :meth:`exp`; on a manifold :class:`WithBoundary`, whose geodesics may end, the particle is reflected.
+        """
+        return self.exp(x, v)
 
     def norm(self, x: Tensor, v: Tensor) -> Tensor:
         """Length of a tangent vector, ``(*batch,)``; its gradient at the zero vector is zero."""
@@ -409,6 +417,47 @@ class NoncompactSymmetric(Manifold):
     """
 
     rho_squared: float
+
+
+class WithBoundary(Manifold):
+    r"""A manifold with boundary: the points where smooth functions :math:`g_i`, the slacks, are not negative.
+
+    Brownian motion on it is reflected, :math:`dX = dB + n\,dL` with the inward normal n and the local time L of the
+    boundary; its densities have no slope across the boundary (Neumann condition), and its stationary law is uniform.
+    Where a geodesic leaves the manifold, :meth:`move` continues it as a billiard ball: random walks and the steps of
+    stochastic solvers stay inside. :meth:`project` takes points back that left by the error of a step.
+
+    ``log``, ``dist`` and ``transport`` follow geodesics of the formulas of the interior, and ``injectivity_radius``
+    counts geodesics that stay inside.
+
+    References:
+        Lou and Ermon, *Reflected diffusion models*, 2023, arXiv:2304.04740; Fishman et al., *Diffusion models for
+        constrained domains*, 2023, arXiv:2304.05364.
+    """
+
+    @abstractmethod
+    def slack(self, x: Tensor) -> Tensor:
+        """Values of the inequalities, ``(*batch, m)``: none is negative inside, one is zero on the boundary."""
+
+    @abstractmethod
+    def boundary_distance(self, x: Tensor) -> Tensor:
+        """Distance of inner points to the boundary, ``(*batch,)``."""
+
+    @abstractmethod
+    def inward_normal(self, x: Tensor) -> Tensor:
+        """Unit tangent vector at ``x`` that points away from the nearest piece of the boundary."""
+
+    @abstractmethod
+    def reflect(self, x: Tensor, v: Tensor) -> Tensor:
+        """End of the billiard path: the geodesic from ``x`` with velocity ``v``, reflected wherever it would leave."""
+
+    def inside(self, x: Tensor) -> Tensor:
+        """Whether no inequality is violated, ``(*batch,)``."""
+        return (self.slack(x) >= 0).all(-1)
+
+    def move(self, x: Tensor, v: Tensor) -> Tensor:
+        """:meth:`reflect`."""
+        return self.reflect(x, v)
 
 
 def _dtype_name(x: Tensor) -> str:

@@ -107,6 +107,9 @@ class Product(Manifold):
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
         return self._map(lambda f, *a: f.exp(*a), x, v)
 
+    def move(self, x: Tensor, v: Tensor) -> Tensor:
+        return self._map(lambda f, *a: f.move(*a), x, v)
+
     def log(self, x: Tensor, y: Tensor) -> Tensor:
         return self._map(lambda f, *a: f.log(*a), x, y)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from .._errors import CapabilityError, ConfigError
 from ..heat_kernels import heat_kernel
 from ..manifolds import Manifold, geodesic_symmetry
-from .base import PathSample, Process
+from .base import Mismatch, PathSample, Process
 from .priors import HeatPrior, brownian_prior
 from .schedules import Schedule, default_schedule
 from .walk import geodesic_random_walk
@@ -92,6 +92,10 @@ class BrownianMotion(Process):
 
     def log_transition(self, x: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         return heat_kernel(self.manifold).log_prob(x, x0, self.schedule.tau(t))
+
+    def _mixture_mismatch(self, x0: Tensor, generator: torch.Generator | None, max_points: int) -> Mismatch:
+        fewer = int(max_points / heat_kernel(self.manifold).terms_per_pair ** 0.5)
+        return super()._mixture_mismatch(x0, generator, max(fewer, 16))
 
     def fit_prior(self, x0: Tensor, generator: torch.Generator | None = None) -> None:
         if isinstance(self.prior, HeatPrior):

@@ -124,25 +124,4 @@ class Langevin(Process):
     def prior_mismatch(self, x0: Tensor, generator: torch.Generator | None = None, max_points: int = 1000) -> Mismatch:
         if self.has_target:
             return super().prior_mismatch(x0, generator, max_points)
-        return self._walk_mismatch(x0, generator, max_points)
-
-    def _walk_mismatch(self, x0: Tensor, generator: torch.Generator | None, max_points: int) -> Mismatch:
-        """Mismatch of a simulated terminal law, seen through the distance from the origin.
-
-        Both laws are compared through ``r = d(origin, x)``: a histogram of equal prior mass, whose divergence is a
-        lower bound of the full one (data processing) and is free of the bias of density estimates in dim dimensions.
-        Its expected value under the prior, (bins - 1) / 2n, is subtracted.
-        """
-        x0 = x0.repeat(-(-max_points // len(x0)), *(1,) * len(self.manifold.point_shape))[:max_points]
-        one = torch.ones(len(x0), dtype=x0.dtype, device=x0.device)
-        x1 = self.sample(x0, one, generator).x_t
-        x_prior = self.prior.sample(20 * len(x1), generator=generator, dtype=x1.dtype, device=x1.device)
-        origin = self.manifold.origin(x1.dtype, x1.device)
-        bins = 10
-        radii = self.manifold.dist(origin.expand_as(x_prior), x_prior)
-        edges = torch.quantile(radii[: 10**6], torch.linspace(0, 1, bins + 1, dtype=x1.dtype, device=x1.device)[1:-1])
-        counts = torch.bincount(
-            torch.bucketize(self.manifold.dist(origin.expand_as(x1), x1), edges), minlength=bins
-        ).double() / len(x1)
-        kl = float(torch.special.xlogy(counts, counts * bins).sum()) - (bins - 1) / (2 * len(x1))
-        return Mismatch(max(kl, 0.0), ((bins - 1) / 2) ** 0.5 / len(x1))
+        return self._distance_mismatch(x0, generator, max_points)

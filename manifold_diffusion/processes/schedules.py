@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._errors import ConfigError
-from ..manifolds import ConstantCurvature, Manifold, NoncompactSymmetric, Power, Product, Pullback, Spectral
+from ..manifolds import ConstantCurvature, Manifold, NoncompactSymmetric, Power, Product, Pullback, Simplex, Spectral
 
 __all__ = ["LinearSchedule", "LogSchedule", "Schedule", "default_schedule"]
 
@@ -98,7 +98,10 @@ class LinearSchedule(Schedule):
 
 def mixing_time(manifold: Spectral, kl: float = 1e-6) -> float:
     r"""Time that brings any start within ``kl`` nats of uniform: :math:`\tfrac12 m_1 e^{-\lambda_1 \tau} = kl`."""
-    gap, multiplicity = float(manifold.eigenvalues(2)[1]), float(manifold.multiplicities(2)[1])
+    return _decay_time(float(manifold.eigenvalues(2)[1]), float(manifold.multiplicities(2)[1]), kl)
+
+
+def _decay_time(gap: float, multiplicity: float, kl: float = 1e-6) -> float:
     return math.log(multiplicity / 2 / kl) / gap
 
 
@@ -135,6 +138,11 @@ def _(manifold: ConstantCurvature, tau_min: float = 1e-5) -> Schedule:
 @default_schedule.register
 def _(manifold: Power, tau_min: float = 1e-5) -> Schedule:
     return default_schedule(manifold.manifold, tau_min)
+
+
+@default_schedule.register
+def _(manifold: Simplex, tau_min: float = 1e-5) -> Schedule:
+    return LogSchedule(tau_min, _decay_time(manifold.k / 2, manifold.k - 1))  # the eigenfunctions p_i - 1/k
 
 
 @default_schedule.register

@@ -24,7 +24,8 @@ def geodesic_random_walk(
 
     :math:`x \leftarrow \exp_x(h\, b(x) + \sqrt h\, \xi)`, of weak order 1 in h
     (Jorgensen, *The central limit problem for geodesic random walks*, 1975; De Bortoli et al., *Riemannian score-based
-    generative modelling*, 2022, arXiv:2202.02763).
+    generative modelling*, 2022, arXiv:2202.02763). On a manifold with boundary the steps are reflected
+    (:meth:`~manifold_diffusion.manifolds.Manifold.move`), and the noise is reflected Brownian motion.
 
     Args:
         manifold: where the walk lives.
@@ -42,5 +43,5 @@ def geodesic_random_walk(
     x = x0
     for _ in range(n_steps):
         step = root * manifold.random_tangent(x, generator=generator)
-        x = manifold.exp(x, step if drift is None else step + h * drift(x))
+        x = manifold.move(x, step if drift is None else step + h * drift(x))
     return x

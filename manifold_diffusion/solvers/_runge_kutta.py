@@ -86,7 +86,7 @@ class RungeKutta(Solver[ODETerm]):
         tableau, normal = self.tableau, self.chart == "normal"
 
         def move(displacement: Tensor) -> Tensor:
-            return manifold.exp(x, displacement) if normal else manifold.project(x + displacement)
+            return manifold.move(x, displacement) if normal else manifold.project(x + displacement)
 
         v = term.velocity(expand_time(manifold, t, x), x) if state is None else state
         slopes, y, displacement = [v], x, v

@@ -43,4 +43,4 @@ class GeodesicEuler(Solver[ODETerm]):
         state: Any = None,
         generator: torch.Generator | None = None,
     ) -> Step:
-        return Step(manifold.exp(x, h * term.velocity(expand_time(manifold, t, x), x)))
+        return Step(manifold.move(x, h * term.velocity(expand_time(manifold, t, x), x)))

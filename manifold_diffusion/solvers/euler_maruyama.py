@@ -24,7 +24,8 @@ class GeodesicEulerMaruyama(Solver[SDETerm]):
 
     :math:`\xi` is standard normal in the metric of the tangent space at x, so the walk converges to
     :math:`dX = b\,dt + g\,dB` with B the Brownian motion of generator :math:`\Delta/2`. For a reverse-time equation h
-    is negative and the drift already holds the score.
+    is negative and the drift already holds the score. On a manifold with boundary the step is reflected where it would
+    leave (:meth:`Manifold.move <manifold_diffusion.manifolds.Manifold.move>`).
 
     Reference:
         Jorgensen, *The central limit problem for geodesic random walks*, 1975; De Bortoli et al., *Riemannian
@@ -58,4 +59,4 @@ class GeodesicEulerMaruyama(Solver[SDETerm]):
     ) -> Step:
         time = expand_time(manifold, t, x)
         noise = manifold.random_tangent(x, generator=generator)
-        return Step(manifold.exp(x, h * term.drift(time, x) + math.sqrt(abs(h)) * term.diffusion(time, x) * noise))
+        return Step(manifold.move(x, h * term.drift(time, x) + math.sqrt(abs(h)) * term.diffusion(time, x) * noise))

@@ -22,6 +22,7 @@ from ..manifolds import (
     Product,
     Quotient,
     RealProjective,
+    Simplex,
     Sphere,
     Torus,
 )
@@ -77,6 +78,8 @@ def instances(power: type[Manifold] = Manifold) -> list[tuple[str, Manifold]]:
         SPD(2, "log_euclidean"),
         SPD(3, "log_cholesky"),
         Correlation(3),
+        Simplex(2),
+        Simplex(4),
         Product(SO3(), Euclidean(3)),
         Product(Sphere(2), Torus(1), weights=[2.0, 0.5]),
         Product(Product(Hyperboloid(2), Sphere(1)), Euclidean(1), weights=[1.0, 3.0]),

@@ -27,6 +27,7 @@ from ..manifolds import (
     Pullback,
     Quotient,
     RealProjective,
+    Simplex,
     Sphere,
     Torus,
     U,
@@ -195,6 +196,12 @@ def _(manifold: SPD, dtype: torch.dtype, generator: torch.Generator) -> Isometry
     scales = (torch.rand(manifold.n, generator=generator, dtype=torch.float64) - 0.5).exp()
     g = turns[0] * scales @ turns[1]
     return lambda x: (g @ x.double() @ g.mT).to(x.dtype)
+
+
+@random_isometry.register
+def _(manifold: Simplex, dtype: torch.dtype, generator: torch.Generator) -> Isometry:
+    order = torch.randperm(manifold.k, generator=generator)
+    return lambda x: x[..., order]
 
 
 @random_isometry.register

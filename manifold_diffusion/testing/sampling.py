@@ -8,26 +8,40 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..manifolds import Compact, Manifold
+from ..manifolds import Compact, Manifold, WithBoundary
 
 __all__ = ["ambient_size", "random_field", "random_function", "random_points", "random_vectors", "reach"]
 
 
 def reach(manifold: Manifold) -> float:
-    """Longest vector that the laws use: 0.99 of the injectivity radius, at most 3."""
-    return min(3.0, 0.99 * manifold.injectivity_radius)
+    """Longest vector that the laws use: 0.99 of the injectivity radius, at most 3.
+
+    With a boundary at most half of the origin's distance to it: geodesics from random points then stay inside.
+    """
+    radius = manifold.injectivity_radius
+    if isinstance(manifold, WithBoundary):
+        radius = min(radius, 0.5 * float(manifold.boundary_distance(manifold.origin(dtype=torch.float64))))
+    return min(3.0, 0.99 * radius)
 
 
 def random_points(manifold: Manifold, n: int, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    """Points ``(n, *point_shape)``: uniform where there is a uniform law, else within 1.5 of the origin."""
-    if isinstance(manifold, Compact):
+    """Points ``(n, *point_shape)``: uniform where there is a uniform law, else within 1.5 of the origin.
+
+    With a boundary they are in the core, within :func:`reach` of the origin.
+    """
+    if isinstance(manifold, Compact) and not isinstance(manifold, WithBoundary):
         return manifold.random_uniform(n, generator=generator, dtype=dtype)
     origin = manifold.origin(dtype=dtype).expand(n, *manifold.point_shape)
     return manifold.exp(origin, random_vectors(manifold, origin, generator, 0.0, min(1.5, reach(manifold))))
 
 
 def random_vectors(manifold: Manifold, x: Tensor, generator: torch.Generator, low: float, high: float) -> Tensor:
-    """Tangent vectors in random directions, with lengths uniform in [low, high]."""
+    """Tangent vectors in random directions, with lengths uniform in [low, high].
+
+    With a boundary ``high`` is at most :func:`reach`, and ``low`` half of it.
+    """
+    if isinstance(manifold, WithBoundary) and high > reach(manifold):
+        low, high = min(low, reach(manifold) / 2), reach(manifold)
     v = manifold.random_tangent(x, generator=generator)
     length = low + (high - low) * torch.rand(manifold.batch_shape(x), generator=generator, dtype=x.dtype)
     return manifold.per_point(length / manifold.norm(x, v)) * v
@@ -41,13 +55,17 @@ def random_function(manifold: Manifold, dtype: torch.dtype, generator: torch.Gen
 
 
 def random_field(manifold: Manifold, dtype: torch.dtype, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
-    """A smooth tangent field that is not a gradient, ``to_tangent(x, sin(W embed(x) + b))``."""
+    """A smooth tangent field that is not a gradient, ``to_tangent(x, sin(W embed(x) + b))``.
+
+    With a boundary it is multiplied by the product of the slacks: no flow crosses the boundary.
+    """
     k, size = manifold.embed(manifold.origin(dtype=dtype)).shape[-1], ambient_size(manifold)
     w = torch.randn(k, size, generator=generator, dtype=torch.float64).to(dtype)
     b = torch.randn(size, generator=generator, dtype=torch.float64).to(dtype)
 
     def field(x: Tensor) -> Tensor:
-        return manifold.to_tangent(x, (manifold.embed(x) @ w + b).sin().reshape(x.shape))
+        v = manifold.to_tangent(x, (manifold.embed(x) @ w + b).sin().reshape(x.shape))
+        return manifold.per_point(manifold.slack(x).prod(-1)) * v if isinstance(manifold, WithBoundary) else v
 
     return field
 

@@ -19,4 +19,4 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def points(m: Manifold, n: int, seed: int = 0, dtype: torch.dtype = F64, spread: float = 1.0) -> Tensor:
     origin = m.origin(dtype=dtype).expand(n, *m.point_shape)
-    return m.exp(origin, spread * m.random_tangent(origin, generator=seeded(seed)))
+    return m.move(origin, spread * m.random_tangent(origin, generator=seeded(seed)))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from manifold_diffusion._errors import CapabilityError, ManifoldError
-from manifold_diffusion.manifolds import SPD, Euclidean, Manifold, PoincareBall, Sphere, Torus
+from manifold_diffusion.manifolds import SPD, Euclidean, Manifold, PoincareBall, Sphere, Torus, WithBoundary
 from manifold_diffusion.testing import instances
 
 from .draws import BUILT_IN, F64, points, seeded
@@ -26,6 +26,7 @@ def test_check_point_names_the_row_of_a_nan(m: Manifold) -> None:
 def test_check_point_names_row_and_amount_off_the_manifold(m: Manifold) -> None:
     x = points(m, 5)
     x[2] = x[2] + (10 if isinstance(m, Torus | PoincareBall) else 0.5)
+    x[2] = x[2] + (10 if isinstance(m, Torus) else -10 if isinstance(m, WithBoundary) else 0.5)
     with pytest.raises(
         ManifoldError,
         match=r"data is not on .* = \d\.\de[+-]\d\d > 1e-09 \(float64\), first at row 2, 1 of 5 points. Project first",

@@ -42,6 +42,11 @@ def to_config(value: Any) -> Any:
         return {str(k): to_config(v) for k, v in value.items()}
     if isinstance(value, Sequence):
         return [to_config(v) for v in value]
+    if inspect.isroutine(value):
+        raise ConfigError(
+            f"The function {value.__name__} can't be written to a configuration, so that what holds it can't be saved. "
+            "Make it an object: a class with __call__ that stores the arguments of its constructor."
+        )
     cls = _public_class(value)
     arguments = {}
     for name, parameter in inspect.signature(cls.__init__).parameters.items():

@@ -12,6 +12,7 @@ from .product import ProductKernel
 from .projective import ComplexProjectiveKernel
 from .pullback import PullbackKernel
 from .quotient import ImageKernel
+from .reflected import BoxKernel, MirrorKernel
 from .rigid import RigidKernel
 from .simplex import SimplexKernel
 from .so3 import SO3Kernel
@@ -21,6 +22,7 @@ from .torus import TorusKernel
 
 __all__ = [
     "AffineSPDKernel",
+    "BoxKernel",
     "CircleKernel",
     "ComplexProjectiveKernel",
     "ConstantCurvatureKernel",
@@ -31,6 +33,7 @@ __all__ = [
     "ImageKernel",
     "KernelSample",
     "MatrixGroupKernel",
+    "MirrorKernel",
     "PoincareBallKernel",
     "PowerKernel",
     "ProductKernel",

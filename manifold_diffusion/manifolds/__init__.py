@@ -4,6 +4,7 @@ One file a family; a newcomer adds a manifold by writing the five methods of :cl
 """
 
 from .base import Compact, LieGroup, Manifold, NoncompactSymmetric, Spectral, WithBoundary
+from .boundary import Domain, Restricted
 from .calculus import divergence, divergence_along, gradient, hutchinson_divergence
 from .constant_curvature import ConstantCurvature
 from .correlation import Correlation
@@ -16,9 +17,11 @@ from .curved import (
     curved_point,
     curved_transport,
 )
+from .domains import Ball, Box, HalfSpace, Hemisphere
 from .euclidean import Euclidean
 from .hyperboloid import Hyperboloid, LorentzModel
 from .poincare import PoincareBall
+from .polytope import Polytope
 from .power import Power
 from .product import Product
 from .projective import ComplexProjective, RealProjective
@@ -41,23 +44,30 @@ __all__ = [
     "SO3",
     "SPD",
     "SU",
+    "Ball",
+    "Box",
     "Circle",
     "Compact",
     "ComplexProjective",
     "ConstantCurvature",
     "Correlation",
+    "Domain",
     "Euclidean",
+    "HalfSpace",
+    "Hemisphere",
     "Hyperboloid",
     "LieGroup",
     "LorentzModel",
     "Manifold",
     "NoncompactSymmetric",
     "PoincareBall",
+    "Polytope",
     "Power",
     "Product",
     "Pullback",
     "Quotient",
     "RealProjective",
+    "Restricted",
     "Simplex",
     "Spectral",
     "Sphere",

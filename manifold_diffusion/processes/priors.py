@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .._errors import CapabilityError, ConfigError
 from ..heat_kernels import HeatKernelMixture, heat_kernel
-from ..manifolds import Compact, Manifold
+from ..manifolds import Compact, Manifold, WithBoundary
 from .base import Prior
 
 __all__ = ["HeatPrior", "Uniform", "WrappedNormal", "brownian_prior"]
@@ -57,13 +57,21 @@ class WrappedNormal:
     arXiv:1902.02992.
 
     Args:
-        manifold: where the law lives.
+        manifold: where the law lives, without boundary.
         sigma: standard deviation.
+
+    Raises:
+        CapabilityError: if the manifold has a boundary.
     """
 
     def __init__(self, manifold: Manifold, sigma: float = 1.0) -> None:
         if not (sigma > 0 and math.isfinite(sigma)):
             raise ConfigError(f"WrappedNormal needs sigma > 0; got {sigma}.")
+        if isinstance(manifold, WithBoundary):
+            raise CapabilityError(
+                f"{manifold} has a boundary, which a WrappedNormal (the prior of Langevin) would cross. Use "
+                f"BrownianMotion({manifold}), or with n_steps=100 where it has no heat kernel."
+            )
         self.manifold, self.sigma = manifold, float(sigma)
 
     def sample(

@@ -10,7 +10,21 @@ import torch
 from torch import Tensor
 
 from .._errors import ConfigError
-from ..manifolds import ConstantCurvature, Manifold, NoncompactSymmetric, Power, Product, Pullback, Simplex, Spectral
+from ..manifolds import (
+    Ball,
+    Box,
+    ConstantCurvature,
+    Hemisphere,
+    Manifold,
+    NoncompactSymmetric,
+    Polytope,
+    Power,
+    Product,
+    Pullback,
+    Simplex,
+    Spectral,
+    Sphere,
+)
 
 __all__ = ["LinearSchedule", "LogSchedule", "Schedule", "default_schedule"]
 
@@ -143,6 +157,23 @@ def _(manifold: Power, tau_min: float = 1e-5) -> Schedule:
 @default_schedule.register
 def _(manifold: Simplex, tau_min: float = 1e-5) -> Schedule:
     return LogSchedule(tau_min, _decay_time(manifold.k / 2, manifold.k - 1))  # the eigenfunctions p_i - 1/k
+
+
+@default_schedule.register
+def _(manifold: Hemisphere, tau_min: float = 1e-5) -> Schedule:
+    return LogSchedule(tau_min, mixing_time(Sphere(manifold.n)))
+
+
+@default_schedule.register
+def _(manifold: Box, tau_min: float = 1e-5) -> Schedule:
+    return LogSchedule(tau_min, _decay_time((math.pi / max(manifold.sides)) ** 2, 4 * manifold.dim))
+
+
+@default_schedule.register(Ball)
+@default_schedule.register(Polytope)
+def _(manifold: Ball | Polytope, tau_min: float = 1e-5) -> Schedule:
+    # The first eigenvalue of a convex domain is at least (pi / diameter)^2 (Payne and Weinberger, 1960).
+    return LogSchedule(tau_min, _decay_time((math.pi / manifold.diameter) ** 2, 4 * manifold.dim))
 
 
 @default_schedule.register

@@ -16,9 +16,11 @@ from ..manifolds import (
     SO3,
     SPD,
     SU,
+    Ball,
     ComplexProjective,
     ConstantCurvature,
     Euclidean,
+    Hemisphere,
     Hyperboloid,
     Manifold,
     PoincareBall,
@@ -196,6 +198,19 @@ def _(manifold: SPD, dtype: torch.dtype, generator: torch.Generator) -> Isometry
     scales = (torch.rand(manifold.n, generator=generator, dtype=torch.float64) - 0.5).exp()
     g = turns[0] * scales @ turns[1]
     return lambda x: (g @ x.double() @ g.mT).to(x.dtype)
+
+
+@random_isometry.register
+def _(manifold: Ball, dtype: torch.dtype, generator: torch.Generator) -> Isometry:
+    turn = _orthogonal(manifold.n, dtype, generator)
+    return lambda x: x @ turn
+
+
+@random_isometry.register
+def _(manifold: Hemisphere, dtype: torch.dtype, generator: torch.Generator) -> Isometry:
+    turn = torch.eye(manifold.n + 1, dtype=dtype)  # about the pole
+    turn[1:, 1:] = _orthogonal(manifold.n, dtype, generator)
+    return lambda x: x @ turn
 
 
 @random_isometry.register

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import mpmath as mp
 import numpy as np
@@ -17,6 +18,7 @@ from manifold_diffusion.heat_kernels import heat_kernel
 from manifold_diffusion.manifolds import Simplex, WithBoundary, divergence, gradient
 from manifold_diffusion.metrics import HeatGram, KernelDensity
 from manifold_diffusion.networks import TangentMLP
+from manifold_diffusion.plotting import Ternary, plot, views
 from manifold_diffusion.processes import BrownianMotion, Uniform, default_schedule
 
 F32, F64 = torch.float32, torch.float64
@@ -378,3 +380,15 @@ def test_kernel_densities_and_two_sample_kernels_work() -> None:
     density = KernelDensity.fit(m, p[:150], p[150:])
     assert bool(torch.isfinite(density.log_prob(p[150:])).all())
     torch.testing.assert_close(HeatGram(m)(p[:5], p[:5]), HeatGram(m)(p[:5], p[:5]).mT)
+
+
+def test_ternary_pictures_keep_proportions(tmp_path: Path) -> None:
+    m, view = Simplex(3), Ternary()
+    p = weights(3, 100)
+    x, y = view.plane(p).T
+    height = math.sqrt(3) / 2
+    np.testing.assert_allclose(np.stack([1 - x - y / height / 2, x - y / height / 2, y / height], -1), p, atol=1e-12)
+    assert [type(v).__name__ for v in views(m)] == ["Ternary"] and len(views(Simplex(5))) == 4
+    density = KernelDensity.fit(m, p[:80], p[80:])
+    plot(m, p, log_prob=density.log_prob, path=tmp_path / "ternary.png", resolution=40)
+    assert (tmp_path / "ternary.png").stat().st_size > 5000

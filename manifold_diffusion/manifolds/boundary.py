@@ -146,7 +146,7 @@ class Restricted(Domain):
     for half of it, :attr:`volume_error`), which shifts log densities under the uniform prior by as much.
 
     Args:
-        ambient: the manifold M.
+        ambient: the manifold M; if it is a domain itself, its inequalities hold as well.
         inequalities: a function ``(*batch, *point_shape) -> (*batch,)``, row by row, or several. A model on this
             manifold can be saved if they are objects whose class stores its arguments (as a ``Manifold`` does), not if
             they are plain functions.
@@ -193,7 +193,11 @@ class Restricted(Domain):
         start = None if start is None else tuple(torch.as_tensor(start).flatten().tolist())
         super().__init__(ambient, ambient, functions, exact_volume, start)
         self.inequalities, self.exact_volume, self.start = functions, exact_volume, start
-        inner = self.origin(torch.float64)
+        if start is None:
+            inner = self.project(ambient.origin(torch.float64))
+        else:
+            inner = ambient.project(torch.tensor(start, dtype=torch.float64).reshape(self.point_shape))
+        self._origin = inner
         if not bool(self.inside(inner)):
             raise ConfigError(
                 f"No point of {ambient} that satisfies the inequalities was found from {inner.tolist()}, where they "
@@ -208,13 +212,15 @@ class Restricted(Domain):
         return Restricted, (self.ambient, self.inequalities, self.exact_volume, self.start)
 
     def values(self, x: Tensor) -> Tensor:
-        """The functions themselves, ``(*batch, m)``."""
-        return torch.stack([g(x) for g in self.inequalities], -1)
+        """The functions themselves, ``(*batch, m)``, and the slacks of an ambient domain."""
+        own = torch.stack([g(x) for g in self.inequalities], -1)
+        return torch.cat([own, self.ambient.slack(x)], -1) if isinstance(self.ambient, Domain) else own
 
     def _raw_gradients(self, x: Tensor) -> Tensor:
         axis = len(self.batch_shape(x))
         x = x.contiguous()  # forward mode refuses expanded tensors, and promotes derivatives of float32 scalars
-        return torch.stack([gradient(self.ambient, g, x) for g in self.inequalities], axis).to(x.dtype)
+        own = torch.stack([gradient(self.ambient, g, x) for g in self.inequalities], axis).to(x.dtype)
+        return torch.cat([own, self.ambient.slack_gradients(x)], axis) if isinstance(self.ambient, Domain) else own
 
     def slack(self, x: Tensor) -> Tensor:
         """The functions over the lengths of their gradients: close to the boundary, the distances to it."""
@@ -287,9 +293,7 @@ class Restricted(Domain):
 
     def origin(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
         """``start``, or the ambient origin moved inside."""
-        if self.start is None:
-            return self.project(self.ambient.origin(dtype, device))
-        return self.ambient.project(torch.tensor(self.start, dtype=dtype, device=device).reshape(self.point_shape))
+        return self.ambient.project(self._origin.to(dtype=dtype or torch.get_default_dtype(), device=device))
 
 
 class _PlainRestricted(Restricted):

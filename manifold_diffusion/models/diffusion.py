@@ -144,7 +144,7 @@ class RiemannianDiffusion(nn.Module):
         generator = torch.Generator(device=train.device).manual_seed(seed)
         self.process.fit_prior(train, generator)
         self.metadata["prior mismatch"] = str(self.process.report_mismatch(train, generator))
-        options.setdefault("fingerprint", {"model": to_config(self)})
+        options.setdefault("fingerprint", {"model": self._description()})
         return fit(self.network, self.objective, data, max_steps=max_steps, seed=seed, **options)
 
     def mismatch(self, x0: Tensor, generator: torch.Generator | None = None) -> Mismatch:
@@ -363,6 +363,14 @@ class RiemannianDiffusion(nn.Module):
         return model
 
     # ------------------------------------------------------------------ helpers
+
+    def _description(self) -> Any:
+        """What a run must agree with to be resumed: the configuration, or names where a part has none."""
+        try:
+            return to_config(self)
+        except ConfigError:
+            parts = (self.process, self.network, self.objective)
+            return [repr(self.manifold), *[type(part).__name__ for part in parts]]
 
     def _like(self) -> Tensor:
         """A tensor with the dtype and device of the network."""

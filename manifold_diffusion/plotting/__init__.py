@@ -10,6 +10,7 @@ from .layout import save_figure
 from .maps import Mollweide, Plane, PoincareDisk, Ramachandran, RotationMap
 from .registry import views
 from .scene import Grid, Scene
+from .ternary import Ternary
 from .views import Chart, CircularHistogram, Histogram, Map
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Ramachandran",
     "RotationMap",
     "Scene",
+    "Ternary",
     "compare",
     "plot",
     "plot_training",

@@ -23,11 +23,13 @@ from ..manifolds import (
     PoincareBall,
     Power,
     Product,
+    Simplex,
     Sphere,
     Torus,
 )
 from .maps import Mollweide, Plane, PoincareDisk, Ramachandran, RotationMap
 from .scene import Scene, Source
+from .ternary import Ternary
 from .views import Chart, CircularHistogram, Histogram, Map
 
 if TYPE_CHECKING:
@@ -169,6 +171,11 @@ def _euclidean(manifold: Euclidean) -> Sequence[Map | Chart]:
     if manifold.n == 2:
         return [Plane(manifold.coordinates, whole=True)]
     return [*_planes(manifold, manifold.n), Histogram(lambda x: x.norm(dim=-1), "distance from the origin")]
+
+
+@views.register
+def _simplex(manifold: Simplex) -> Sequence[Map | Chart]:
+    return [Ternary()] if manifold.k == 3 else _general(manifold)
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,9 @@ class HeatPrior(nn.Module):
         manifold: a manifold with a heat kernel.
         tau: Brownian time of the kernels.
         n_centres: number of centres; before :meth:`fit` all of them are the origin.
+
+    Raises:
+        CapabilityError: if the manifold has no heat kernel.
     """
 
     centres: Tensor
@@ -115,6 +118,17 @@ class HeatPrior(nn.Module):
         super().__init__()
         if n_centres < 1:
             raise ConfigError(f"HeatPrior needs n_centres >= 1; got {n_centres}.")
+        try:
+            heat_kernel(manifold)
+        except CapabilityError as error:
+            raise CapabilityError(
+                f"Brownian motion on {manifold} has no prior: no uniform law (not compact) and no heat kernel. "
+                + (
+                    "Take a compact manifold around it: Restricted(Box(lower, upper), inequalities)."
+                    if isinstance(manifold, WithBoundary)
+                    else f"Use Langevin({manifold})."
+                )
+            ) from error
         self.manifold, self.tau, self.n_centres = manifold, float(tau), n_centres
         self.register_buffer("centres", manifold.origin().repeat(n_centres, *(1,) * len(manifold.point_shape)))
 

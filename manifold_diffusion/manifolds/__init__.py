@@ -19,6 +19,7 @@ from .curved import (
 )
 from .domains import Ball, Box, HalfSpace, Hemisphere
 from .euclidean import Euclidean
+from .grassmann import Grassmann
 from .hyperboloid import Hyperboloid, LorentzModel
 from .poincare import PoincareBall
 from .polytope import Polytope
@@ -53,6 +54,7 @@ __all__ = [
     "Correlation",
     "Domain",
     "Euclidean",
+    "Grassmann",
     "HalfSpace",
     "Hemisphere",
     "Hyperboloid",

@@ -15,6 +15,7 @@ under ``vmap``; a third derivative would lack its third-order term.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,6 +25,15 @@ from torch import Tensor
 from .._safe import sinhc
 
 __all__ = ["sym", "sym_exp", "sym_inverse_sqrt", "sym_log", "sym_log1p", "sym_sqrt"]
+__all__ = [
+    "sym",
+    "sym_arccos_over_sine",
+    "sym_cos_sinc",
+    "sym_exp",
+    "sym_inverse_sqrt",
+    "sym_log",
+    "sym_sqrt",
+]
 
 # Four Gauss-Legendre nodes and weights on [0, 1].
 _NODES = (0.06943184420297371, 0.33000947820757187, 0.6699905217924281, 0.9305681557970262)
@@ -54,6 +64,21 @@ def _second(
             for s, ws in zip(_NODES, _WEIGHTS, strict=True):
                 # Genocchi-Hermite over the triangle, by the map (u, s) -> (u, (1 - u) s).
                 near = near + wu * ws * (1 - u) * curvature(low + u * (middle - low) + (1 - u) * s * gap)
+        return torch.where(close, near, far)
+
+    return difference
+
+
+def _first(value: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """f[a, b] as a quotient; for close values the integral of f' between them."""
+
+    def difference(a: Tensor, b: Tensor) -> Tensor:
+        gap = a - b
+        close = gap.abs() < 0.1
+        far = (value(a) - value(b)) / torch.where(close, 1.0, gap)
+        near = torch.zeros_like(far)
+        for u, w in zip(_NODES, _WEIGHTS, strict=True):
+            near = near + w * slope(b + u * gap)
         return torch.where(close, near, far)
 
     return difference
@@ -92,6 +117,75 @@ _INVERSE_SQRT = _Function(
 )
 
 
+def _bessel(k: int) -> Callable[[Tensor], Tensor]:
+    r"""The entire function :math:`c_k(a) = j_{k-1}(z) / z^{k-1}` of :math:`a = z^2`, with :math:`c_k' = -c_{k+1} / 2`.
+
+    :math:`c_0 = \cos z`, :math:`c_1 = \sin z / z`, and :math:`a\, c_{k+1} = (2k - 1)\, c_k - c_{k-1}` (spherical Bessel
+    functions; Abramowitz and Stegun, *Handbook of Mathematical Functions*, 1964, 10.1). Series below a = 1.
+    """
+    terms = [1 / math.prod(range(1, 2 * k, 2))]
+    for m in range(1, 13):
+        terms.append(-terms[-1] / (2 * m * (2 * m + 2 * k - 1)))
+
+    def function(a: Tensor) -> Tensor:
+        small = a < 1
+        series, s = torch.full_like(a, terms[-1]), torch.where(small, a, 0.0)
+        for term in terms[-2::-1]:
+            series = series * s + term
+        z = torch.where(small, 1.0, a).sqrt()
+        last, this = z.cos(), z.sin() / z
+        if k == 0:
+            this = last
+        for j in range(1, k):
+            last, this = this, ((2 * j - 1) * this - last) / (z * z)
+        return torch.where(small, series, this)
+
+    return function
+
+
+def _derivative(f: Callable[[Tensor], Tensor], factor: float) -> Callable[[Tensor], Tensor]:
+    return lambda a: factor * f(a)
+
+
+def _entire(k: int) -> _Function:
+    value, slope, curvature = _bessel(k), _derivative(_bessel(k + 1), -0.5), _derivative(_bessel(k + 2), 0.25)
+    first = _first(value, slope)
+    return _Function(value, first, _second(first, curvature, torch.ones_like))
+
+
+_COS, _SINC = _entire(0), _entire(1)
+
+
+def _angle_derivatives(s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r""":math:`h(s) = \arccos(s) / \sqrt{1 - s^2}` and two derivatives: :math:`(1 - s^2) h' = s h - 1`, series at 1."""
+    small = s > 0.75
+    u, t = 1 - torch.where(small, s, 1.0), torch.where(small, 0.0, s)
+    coefficients = [1.0]
+    for k in range(1, 24):
+        coefficients.append(coefficients[-1] * k / (2 * k + 1))
+    series = [torch.zeros_like(s) for _ in range(3)]
+    for k in range(len(coefficients) - 1, -1, -1):  # Horner for a polynomial in 1 - s and its derivatives in s
+        series = [
+            series[0] * u + coefficients[k],
+            series[1] * u - (k + 1) * coefficients[k + 1] if k + 1 < len(coefficients) else series[1],
+            series[2] * u + (k + 2) * (k + 1) * coefficients[k + 2] if k + 2 < len(coefficients) else series[2],
+        ]
+    square = 1 - t * t
+    h = t.arccos() / square.sqrt()
+    slope = (t * h - 1) / square
+    closed = [h, slope, (h + 3 * t * slope) / square]
+    value, first, second = (torch.where(small, a, b) for a, b in zip(series, closed, strict=True))
+    return value, first, second
+
+
+_ANGLE_FIRST = _first(lambda s: _angle_derivatives(s)[0], lambda s: _angle_derivatives(s)[1])
+_ANGLE = _Function(
+    lambda s: _angle_derivatives(s)[0],
+    _ANGLE_FIRST,
+    _second(_ANGLE_FIRST, lambda s: _angle_derivatives(s)[2], torch.ones_like),
+)
+
+
 def sym(a: Tensor) -> Tensor:
     """Symmetric (Hermitian) part, ``(*batch, n, n)``."""
     return (a + a.mH) / 2
@@ -111,12 +205,20 @@ def _in_forward_mode() -> bool:
 
 
 def _apply(f: _Function, a: Tensor, floor: float | None = None, shift: float = 0.0) -> Tensor:
+def _apply(f: _Function, a: Tensor, floor: float | None = None) -> Tensor:
+    return _apply_all((f,), a, floor)[0]
+
+
+def _apply_all(functions: tuple[_Function, ...], a: Tensor, floor: float | None = None) -> list[Tensor]:
+    """Several functions of one matrix, with one eigendecomposition."""
     a = sym(a)
     constant = a.detach()
     values, vectors = torch.linalg.eigh(constant)
     if floor is not None:  # rounding may push the least eigenvalue of an ill-conditioned matrix to zero or below
         values = torch.maximum(values, floor * torch.finfo(values.dtype).eps * (values[..., -1:] + shift) - shift)
     inner = torch.diag_embed(f.value(values)).to(a.dtype)
+        values = torch.maximum(values, floor * torch.finfo(values.dtype).eps * values[..., -1:])
+    inner = [torch.diag_embed(f.value(values)).to(a.dtype) for f in functions]
     if _differentiated(a):
         e = vectors.mH @ (a - constant) @ vectors
         i, j, k = (
@@ -124,10 +226,11 @@ def _apply(f: _Function, a: Tensor, floor: float | None = None, shift: float = 0
             values.unsqueeze(-2).unsqueeze(-2),
             values.unsqueeze(-2).unsqueeze(-1),
         )
-        first = f.first(values.unsqueeze(-1), values.unsqueeze(-2))
-        second = f.second(i, k, j)  # (*batch, i, k, j)
-        inner = inner + first * e + (second * e.unsqueeze(-1) * e.unsqueeze(-3)).sum(-2)
-    return sym(vectors @ inner @ vectors.mH)
+        square = e.unsqueeze(-1) * e.unsqueeze(-3)  # (*batch, i, k, j)
+        for m, f in enumerate(functions):
+            first = f.first(values.unsqueeze(-1), values.unsqueeze(-2))
+            inner[m] = inner[m] + first * e + (f.second(i, k, j) * square).sum(-2)
+    return [sym(vectors @ m @ vectors.mH) for m in inner]
 
 
 def sym_exp(a: Tensor) -> Tensor:
@@ -153,3 +256,14 @@ def sym_sqrt(a: Tensor) -> Tensor:
 def sym_inverse_sqrt(a: Tensor) -> Tensor:
     """Inverse of the square root of a symmetric (Hermitian) positive definite matrix."""
     return _apply(_INVERSE_SQRT, a, 0.1)
+
+
+def sym_cos_sinc(a: Tensor) -> tuple[Tensor, Tensor]:
+    r""":math:`\cos\sqrt A` and :math:`\sin\sqrt A / \sqrt A` of a symmetric positive semidefinite matrix: entire in A."""
+    cos, sinc = _apply_all((_COS, _SINC), a)
+    return cos, sinc
+
+
+def sym_arccos_over_sine(s: Tensor) -> Tensor:
+    r""":math:`\theta / \sin\theta` with :math:`\theta = \arccos S`, eigenvalues in (-1, 1]: analytic there, 1 at 1."""
+    return _apply(_ANGLE, s)

@@ -12,6 +12,7 @@ from ._matrix import sym
 from .base import Manifold
 from .constant_curvature import ConstantCurvature
 from .euclidean import Euclidean
+from .grassmann import Grassmann
 from .hyperboloid import Hyperboloid
 from .matrix_group import MatrixGroup
 from .poincare import PoincareBall
@@ -176,6 +177,11 @@ def _(manifold: SE3 | SE3N) -> Symmetry:
         return manifold.join(r @ s.mT @ r, 2 * p - q), manifold.join(r @ a.mT @ r, -u)
 
     return symmetry
+
+
+@geodesic_symmetry.register
+def _(manifold: Grassmann) -> Symmetry:
+    return lambda x, y, v: (2 * x @ (x.mT @ y) - y, 2 * x @ (x.mT @ v) - v)
 
 
 @geodesic_symmetry.register

@@ -209,6 +209,10 @@ def vectors_are_tangent(manifold: Manifold, dtype: torch.dtype, generator: torch
     size = 1 + end.abs().reshape(_N, -1).amax(-1)
     require_small(
         manifold, "vectors_are_tangent", moved / size / (1 + end.abs().amax()) ** 2, "motion by normal part of d exp"
+        manifold,
+        "vectors_are_tangent",
+        moved / size / (1 + end.abs().amax()) ** 2,
+        "motion by the normal part of d exp",
     )
 
 

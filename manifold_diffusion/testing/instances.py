@@ -37,6 +37,7 @@ from ..manifolds import (
     Sphere,
     Torus,
 )
+from ..manifolds import SO3, Euclidean, Grassmann, Hyperboloid, Manifold, Product, Sphere, Torus
 
 __all__ = ["instances"]
 
@@ -96,6 +97,8 @@ def instances(power: type[Manifold] = Manifold) -> list[tuple[str, Manifold]]:
         Polytope([[-1.0, 0.0], [0.0, -1.0], [1.0, 2.0]], [0.0, 0.0, 2.0]),
         Simplex(2),
         Simplex(4),
+        Grassmann(4, 2),
+        Grassmann(5, 3),
         Product(SO3(), Euclidean(3)),
         Product(Sphere(2), Torus(1), weights=[2.0, 0.5]),
         Product(Product(Hyperboloid(2), Sphere(1)), Euclidean(1), weights=[1.0, 3.0]),

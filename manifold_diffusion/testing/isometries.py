@@ -20,6 +20,7 @@ from ..manifolds import (
     ComplexProjective,
     ConstantCurvature,
     Euclidean,
+    Grassmann,
     Hemisphere,
     Hyperboloid,
     Manifold,
@@ -217,6 +218,13 @@ def _(manifold: Hemisphere, dtype: torch.dtype, generator: torch.Generator) -> I
 def _(manifold: Simplex, dtype: torch.dtype, generator: torch.Generator) -> Isometry:
     order = torch.randperm(manifold.k, generator=generator)
     return lambda x: x[..., order]
+
+
+@random_isometry.register
+def _(manifold: Grassmann, dtype: torch.dtype, generator: torch.Generator) -> Isometry:
+    """A rotation of the space, and another frame of the subspace."""
+    left, right = _orthogonal(manifold.n, dtype, generator), _orthogonal(manifold.p, dtype, generator)
+    return lambda x: left @ x @ right
 
 
 @random_isometry.register

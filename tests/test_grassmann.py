@@ -66,7 +66,10 @@ def test_divided_differences_against_multiprecision(low: float, high: float) -> 
     a, b, c = low, high, (low + high) / 2
     with mpmath.workdps(60):
         for ours, f in ((_COS, lambda s: mpmath.cos(mpmath.sqrt(s))), (_SINC, lambda s: mpmath.sinc(mpmath.sqrt(s)))):
-            first = lambda u, v, f=f: (f(mpmath.mpf(u)) - f(mpmath.mpf(v))) / (mpmath.mpf(u) - mpmath.mpf(v))
+
+            def first(u, v, f=f):
+                return (f(mpmath.mpf(u)) - f(mpmath.mpf(v))) / (mpmath.mpf(u) - mpmath.mpf(v))
+
             second = (first(a, c) - first(c, b)) / (mpmath.mpf(a) - mpmath.mpf(b))
             args = [torch.tensor(v, dtype=F64) for v in (a, b, c)]
             assert float(ours.first(*args[:2])) == pytest.approx(float(first(a, b)), rel=1e-11, abs=1e-13)

@@ -34,6 +34,7 @@ from .so3 import SO3
 from .spd import SPD
 from .special_orthogonal import SO
 from .sphere import Sphere
+from .stiefel import Stiefel
 from .symmetry import Symmetry, geodesic_symmetry
 from .torus import Circle, Torus
 from .unitary import SU, U
@@ -73,6 +74,7 @@ __all__ = [
     "Simplex",
     "Spectral",
     "Sphere",
+    "Stiefel",
     "Symmetry",
     "Torus",
     "U",

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ._matrix import sym, sym_inverse_sqrt
 
-__all__ = ["complement", "orthonormal", "polar", "renormalise", "skew_matrix", "uniform_frames"]
+__all__ = ["complement", "orthonormal", "polar", "renormalise", "skew", "skew_matrix", "uniform_frames"]
 
 
 def renormalise(x: Tensor) -> Tensor:
@@ -48,6 +48,11 @@ def polar(m: Tensor, left: Tensor, values: Tensor, right: Tensor) -> tuple[Tenso
         half = omega @ omega / 2
         k, turn = k - k @ (omega - half), turn + (omega + half) @ turn
     return sym(left @ k @ left.mT), left @ turn
+
+
+def skew(a: Tensor) -> Tensor:
+    """Skew part, ``(*batch, n, n)``."""
+    return (a - a.mT) / 2
 
 
 def complement(x: Tensor) -> Tensor:

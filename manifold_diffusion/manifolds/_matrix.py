@@ -26,6 +26,7 @@ from .._safe import sinhc
 
 __all__ = ["sym", "sym_exp", "sym_inverse_sqrt", "sym_log", "sym_log1p", "sym_sqrt"]
 __all__ = [
+    "differentiated",
     "sym",
     "sym_arccos_over_sine",
     "sym_cos_sinc",
@@ -191,7 +192,7 @@ def sym(a: Tensor) -> Tensor:
     return (a + a.mH) / 2
 
 
-def _differentiated(a: Tensor) -> bool:
+def differentiated(a: Tensor) -> bool:
     """Whether some derivative may be taken of a result of ``a``."""
     if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(a):  # pyright: ignore[reportAttributeAccessIssue]
         return True
@@ -219,7 +220,7 @@ def _apply_all(functions: tuple[_Function, ...], a: Tensor, floor: float | None 
     inner = torch.diag_embed(f.value(values)).to(a.dtype)
         values = torch.maximum(values, floor * torch.finfo(values.dtype).eps * values[..., -1:])
     inner = [torch.diag_embed(f.value(values)).to(a.dtype) for f in functions]
-    if _differentiated(a):
+    if differentiated(a):
         e = vectors.mH @ (a - constant) @ vectors
         i, j, k = (
             values.unsqueeze(-1).unsqueeze(-1),
@@ -259,7 +260,7 @@ def sym_inverse_sqrt(a: Tensor) -> Tensor:
 
 
 def sym_cos_sinc(a: Tensor) -> tuple[Tensor, Tensor]:
-    r""":math:`\cos\sqrt A` and :math:`\sin\sqrt A / \sqrt A` of a symmetric positive semidefinite matrix: entire in A."""
+    r""":math:`\cos\sqrt A` and :math:`\sin\sqrt A / \sqrt A` of a symmetric A >= 0, entire in A."""
     cos, sinc = _apply_all((_COS, _SINC), a)
     return cos, sinc
 

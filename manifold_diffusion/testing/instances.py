@@ -38,6 +38,7 @@ from ..manifolds import (
     Torus,
 )
 from ..manifolds import SO3, Euclidean, Grassmann, Hyperboloid, Manifold, Product, Sphere, Torus
+from ..manifolds import SO3, Euclidean, Grassmann, Hyperboloid, Manifold, Product, Sphere, Stiefel, Torus
 
 __all__ = ["instances"]
 
@@ -99,6 +100,7 @@ def instances(power: type[Manifold] = Manifold) -> list[tuple[str, Manifold]]:
         Simplex(4),
         Grassmann(4, 2),
         Grassmann(5, 3),
+        Stiefel(4, 2),
         Product(SO3(), Euclidean(3)),
         Product(Sphere(2), Torus(1), weights=[2.0, 0.5]),
         Product(Product(Hyperboloid(2), Sphere(1)), Euclidean(1), weights=[1.0, 3.0]),

@@ -32,6 +32,7 @@ from ..manifolds import (
     RealProjective,
     Simplex,
     Sphere,
+    Stiefel,
     Torus,
     U,
 )
@@ -223,6 +224,12 @@ def _(manifold: Simplex, dtype: torch.dtype, generator: torch.Generator) -> Isom
 @random_isometry.register
 def _(manifold: Grassmann, dtype: torch.dtype, generator: torch.Generator) -> Isometry:
     """A rotation of the space, and another frame of the subspace."""
+
+
+@random_isometry.register(Grassmann)
+@random_isometry.register(Stiefel)
+def _(manifold: Grassmann | Stiefel, dtype: torch.dtype, generator: torch.Generator) -> Isometry:
+    """A rotation of the space, and one of the vectors of the frame."""
     left, right = _orthogonal(manifold.n, dtype, generator), _orthogonal(manifold.p, dtype, generator)
     return lambda x: left @ x @ right
 

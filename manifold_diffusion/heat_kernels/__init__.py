@@ -1,4 +1,4 @@
-"""Layer 2: exact heat kernels: ``heat_kernel(M)`` samples, scores and evaluates the law of Brownian motion on ``M``."""
+"""Layer 2: heat kernels: ``heat_kernel(M)`` samples, scores and evaluates the law of Brownian motion on ``M``."""
 
 from .base import HeatKernel, KernelSample, brownian_time, heat_kernel
 from .compact_group import MatrixGroupKernel
@@ -14,11 +14,13 @@ from .pullback import PullbackKernel
 from .quotient import ImageKernel
 from .reflected import BoxKernel, MirrorKernel
 from .rigid import RigidKernel
+from .short_time import ShortTimeKernel
 from .simplex import SimplexKernel
 from .so3 import SO3Kernel
 from .spd import AffineSPDKernel
 from .sphere import CircleKernel, SphereKernel
 from .torus import TorusKernel
+from .walk import geodesic_random_walk
 
 __all__ = [
     "AffineSPDKernel",
@@ -40,9 +42,11 @@ __all__ = [
     "PullbackKernel",
     "RigidKernel",
     "SO3Kernel",
+    "ShortTimeKernel",
     "SimplexKernel",
     "SphereKernel",
     "TorusKernel",
     "brownian_time",
+    "geodesic_random_walk",
     "heat_kernel",
 ]

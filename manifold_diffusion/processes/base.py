@@ -180,6 +180,7 @@ class Process(nn.Module, ABC):
         return Mismatch(max(float(ratio.mean()), 0.0), error)
 
     def _distance_mismatch(self, x0: Tensor, generator: torch.Generator | None, max_points: int) -> Mismatch:
+    def simulated_mismatch(self, x0: Tensor, generator: torch.Generator | None, max_points: int) -> Mismatch:
         """Mismatch of a simulated terminal law, seen through the distance from the origin.
 
         Both laws are compared through ``r = d(origin, x)``: a histogram of equal prior mass, whose divergence is a

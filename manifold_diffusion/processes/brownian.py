@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from .._errors import CapabilityError, ConfigError
-from ..heat_kernels import heat_kernel
+from ..heat_kernels import ShortTimeKernel, geodesic_random_walk, heat_kernel
 from ..manifolds import Manifold, geodesic_symmetry
 from .base import Mismatch, PathSample, Process
 from .priors import HeatPrior, brownian_prior
 from .schedules import Schedule, default_schedule
-from .walk import geodesic_random_walk
 
 __all__ = ["BrownianMotion"]
 
@@ -30,10 +30,14 @@ class BrownianMotion(Process):
         schedule: Brownian time against t; default :func:`default_schedule`.
         n_centres: centres of the prior on a non-compact manifold.
         n_steps: simulate by a geodesic random walk of that many steps instead of using the heat kernel: for manifolds
-            that have none. Training then needs implicit score matching.
+            that have none.
+        target: of a simulated motion: None, to be trained by implicit score matching, or ``"short_time"``, the
+            approximate score of :class:`~manifold_diffusion.heat_kernels.ShortTimeKernel`, for denoising score
+            matching.
 
     Raises:
-        CapabilityError: if the manifold has no heat kernel and ``n_steps`` is not given.
+        CapabilityError: if the manifold has no heat kernel and ``n_steps`` is not given, or has neither a heat kernel
+            nor a uniform law.
 
     Example:
         >>> import torch
@@ -46,7 +50,12 @@ class BrownianMotion(Process):
     """
 
     def __init__(
-        self, manifold: Manifold, schedule: Schedule | None = None, n_centres: int = 256, n_steps: int | None = None
+        self,
+        manifold: Manifold,
+        schedule: Schedule | None = None,
+        n_centres: int = 256,
+        n_steps: int | None = None,
+        target: Literal["short_time"] | None = None,
     ) -> None:
         super().__init__()
         if n_steps is not None and n_steps < 1:
@@ -55,21 +64,38 @@ class BrownianMotion(Process):
         self.schedule = schedule if schedule is not None else default_schedule(manifold)
         self.n_centres = n_centres
         self.n_steps = n_steps
-        self.has_target = n_steps is None
-        if self.has_target:
+        if target not in (None, "short_time") or (target is not None and n_steps is None):
+            raise ConfigError(
+                "target must be None or 'short_time', the latter with n_steps, the steps of the random walk; got "
+                f"target={target!r}, n_steps={n_steps}."
+            )
+        self.target = target
+        if n_steps is None:
             try:
                 self._kernel = heat_kernel(manifold)
             except CapabilityError as error:
                 raise CapabilityError(
                     f"{error} BrownianMotion({manifold}, n_steps=100) simulates it by a geodesic random walk, to be "
-                    "trained with ImplicitScoreMatching."
+                    "trained with ImplicitScoreMatching, or with target='short_time' by DenoisingScoreMatching."
                 ) from None
+        else:
+            self._kernel = None if target is None else ShortTimeKernel(manifold, n_steps)
+        self.has_target = self._kernel is not None
         self._symmetry = geodesic_symmetry(manifold)
         self.prior = brownian_prior(manifold, self.schedule.tau_max, n_centres)
+        if isinstance(self.prior, HeatPrior):
+            try:
+                heat_kernel(manifold)
+            except CapabilityError as error:
+                raise CapabilityError(
+                    f"Brownian motion on {manifold} needs a prior at t = 1: a uniform law (compact manifolds), or a "
+                    f"heat kernel. {error} Langevin({manifold}) has a wrapped normal as its prior and needs neither."
+                ) from None
 
     def sample(self, x0: Tensor, t: Tensor, generator: torch.Generator | None = None) -> PathSample:
         tau = self.schedule.tau(t)
-        if self.n_steps is not None:
+        if self._kernel is None:
+            assert self.n_steps is not None
             x_t = geodesic_random_walk(self.manifold, x0, tau, self.n_steps, generator=generator)
             return PathSample(t, x0, x_t, None, torch.ones_like(t))
         draw = self._kernel.sample_with_score(x0, tau, generator)
@@ -96,6 +122,11 @@ class BrownianMotion(Process):
     def _mixture_mismatch(self, x0: Tensor, generator: torch.Generator | None, max_points: int) -> Mismatch:
         fewer = int(max_points / heat_kernel(self.manifold).terms_per_pair ** 0.5)
         return super()._mixture_mismatch(x0, generator, max(fewer, 16))
+
+    def prior_mismatch(self, x0: Tensor, generator: torch.Generator | None = None, max_points: int = 1000) -> Mismatch:
+        if self.n_steps is None:
+            return super().prior_mismatch(x0, generator, max_points)
+        return self.simulated_mismatch(x0, generator, max_points)
 
     def fit_prior(self, x0: Tensor, generator: torch.Generator | None = None) -> None:
         if isinstance(self.prior, HeatPrior):

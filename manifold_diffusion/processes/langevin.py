@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from .._errors import CapabilityError, ConfigError
+from ..heat_kernels import geodesic_random_walk
 from ..manifolds import Euclidean, Manifold, Power, gradient
 from .base import Mismatch, PathSample, Process
 from .priors import WrappedNormal
 from .schedules import LogSchedule, Schedule
-from .walk import geodesic_random_walk
 
 __all__ = ["Langevin"]
 
@@ -125,3 +125,4 @@ class Langevin(Process):
         if self.has_target:
             return super().prior_mismatch(x0, generator, max_points)
         return self._distance_mismatch(x0, generator, max_points)
+        return self.simulated_mismatch(x0, generator, max_points)

@@ -241,9 +241,7 @@ def test_a_gaussian_without_rejection_fails_the_moments() -> None:
     group, tau = SO(4), 0.3
     one = group.identity(dtype=F64).expand(10_000, 4, 4)
     x = group.exp(one, tau**0.5 * group.random_tangent(one, seeded(5)))
-    scores = [
-        abs(c.mean() - math.exp(-e * tau / 2)) / (c.std() / 100) for e, c in moments(group, x).items()
-    ]
+    scores = [abs(c.mean() - math.exp(-e * tau / 2)) / (c.std() / 100) for e, c in moments(group, x).items()]
     assert max(scores) > 5
 
 

@@ -10,7 +10,6 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from .._errors import CapabilityError
 from .._typing import Network
 from ..manifolds import Manifold
 from .terms import ODETerm, SDETerm, Terms
@@ -161,15 +160,8 @@ class Process(nn.Module, ABC):
         """How far the marginal at t = 1 of these data is from the prior.
 
         The marginal is the mixture of the transition densities of (at most ``max_points`` of) the data; its divergence
-        from the prior is averaged over samples of that mixture. Where the transition has no closed form, both are
-        compared through the distance from the origin: a lower bound of the divergence.
+        from the prior is averaged over samples of that mixture.
         """
-        try:
-            return self._mixture_mismatch(x0, generator, max_points)
-        except CapabilityError:
-            return self._distance_mismatch(x0, generator, max_points)
-
-    def _mixture_mismatch(self, x0: Tensor, generator: torch.Generator | None, max_points: int) -> Mismatch:
         if len(x0) > max_points:
             x0 = x0[torch.randperm(len(x0), generator=generator, device=x0.device)[:max_points]]
         one = torch.ones(len(x0), dtype=x0.dtype, device=x0.device)
@@ -179,7 +171,6 @@ class Process(nn.Module, ABC):
         error = float(ratio.std() / len(ratio) ** 0.5) if len(ratio) > 1 else float("inf")
         return Mismatch(max(float(ratio.mean()), 0.0), error)
 
-    def _distance_mismatch(self, x0: Tensor, generator: torch.Generator | None, max_points: int) -> Mismatch:
     def simulated_mismatch(self, x0: Tensor, generator: torch.Generator | None, max_points: int) -> Mismatch:
         """Mismatch of a simulated terminal law, seen through the distance from the origin.
 

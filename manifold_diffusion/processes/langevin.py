@@ -124,5 +124,4 @@ class Langevin(Process):
     def prior_mismatch(self, x0: Tensor, generator: torch.Generator | None = None, max_points: int = 1000) -> Mismatch:
         if self.has_target:
             return super().prior_mismatch(x0, generator, max_points)
-        return self._distance_mismatch(x0, generator, max_points)
         return self.simulated_mismatch(x0, generator, max_points)

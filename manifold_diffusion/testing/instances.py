@@ -11,34 +11,29 @@ from ..manifolds import (
     SO3,
     SPD,
     SU,
+    Ball,
+    Box,
     ComplexProjective,
     ConstantCurvature,
     Correlation,
     Euclidean,
-    Hyperboloid,
-    Manifold,
-    PoincareBall,
-    Power,
-    Product,
-    Quotient,
-    RealProjective,
-from ..manifolds import (
-    SO3,
-    Ball,
-    Box,
-    Euclidean,
+    Grassmann,
     HalfSpace,
     Hemisphere,
     Hyperboloid,
     Manifold,
+    PoincareBall,
     Polytope,
+    Power,
     Product,
+    Quotient,
+    RealProjective,
     Simplex,
     Sphere,
+    Stiefel,
     Torus,
+    U,
 )
-from ..manifolds import SO3, Euclidean, Grassmann, Hyperboloid, Manifold, Product, Sphere, Torus
-from ..manifolds import SO3, Euclidean, Grassmann, Hyperboloid, Manifold, Product, Sphere, Stiefel, Torus
 
 __all__ = ["instances"]
 

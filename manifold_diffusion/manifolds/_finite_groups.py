@@ -224,7 +224,7 @@ class Orthogonal(GroupAction):
         super().__init__(elements)
         self._sphere = sphere
         count = landmark_count(sphere.n, sphere.volume / self.order, self.least_displacement)
-        uniform = spread(count, sphere.n + 1)
+        uniform = spread(count, sphere.n + 1) % 1
         landmarks = sphere.project(math.sqrt(2) * torch.erfinv(2 * uniform - 1))
         self._features = OrbitFeatures(self.images(landmarks), self.least_displacement)
 

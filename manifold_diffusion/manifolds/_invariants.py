@@ -78,12 +78,12 @@ class OrbitFeatures:
 
 
 def spread(n: int, k: int) -> Tensor:
-    """Evenly spread points of the unit cube, ``(n, k)``: Kronecker's sequence of the generalised golden ratio."""
+    """Points ``(n, k)`` that are spread evenly modulo 1: Kronecker's sequence of the generalised golden ratio."""
     ratio = 2.0
     for _ in range(64):
         ratio = (1 + ratio) ** (1 / (k + 1))
     steps = ratio ** -torch.arange(1, k + 1, dtype=torch.float64)
-    return (0.5 + torch.arange(1, n + 1, dtype=torch.float64).unsqueeze(-1) * steps) % 1
+    return 0.5 + torch.arange(1, n + 1, dtype=torch.float64).unsqueeze(-1) * steps
 
 
 def landmark_count(dim: int, volume: float, displacement: float) -> int:

@@ -135,7 +135,7 @@ def main() -> None:
         laws: list[tuple[str, CompactLaw]] = [
             (f"Sphere({n})", SphereLaw(n)) for n in ((2, 3, 9, 127) if smoke else (2, 3, 4, 9, 31, 127, 511))
         ]
-        laws += [(f"ComplexProjective({n})", ProjectiveLaw(n)) for n in ((1, 4) if quick else (1, 2, 4, 8, 16))]
+        laws += [(f"ComplexProjective({n})", ProjectiveLaw(n)) for n in ((1, 4) if smoke else (1, 2, 4, 8, 16))]
         for name, law in [*laws, ("SO3()", RotationLaw())]:
             tables, ref = CompactTables(law, name), compact_reference(law, rows, rng)
             start = time.process_time()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._errors import CapabilityError
 from ..manifolds import SO, SU, U
-from ..manifolds._matrix import _differentiated
+from ..manifolds._matrix import differentiated
 from ..manifolds._unitary import spectral_scalar, spectral_slopes
 from ._group_law import GroupLaw
 from .base import HeatKernel, brownian_time, heat_kernel
@@ -69,7 +69,7 @@ class MatrixGroupKernel(HeatKernel):
             angles = angles.gather(-1, order)
             vectors = vectors.gather(-1, order.unsqueeze(-2).expand_as(vectors))
         change = None
-        if _differentiated(log.generator):
+        if differentiated(log.generator):
             change = vectors.mH @ (log.generator - log.generator.detach()) @ vectors
         tau = tau.double()
         batch = torch.broadcast_shapes(angles.shape[:-1], tau.shape)

@@ -8,7 +8,7 @@ from torch import Tensor
 from .._errors import CapabilityError
 from ..manifolds import SPD, Pullback
 from ..manifolds._cholesky import cholesky, whiten
-from ..manifolds._matrix import _differentiated, sym, sym_exp, sym_log1p
+from ..manifolds._matrix import differentiated, sym, sym_exp, sym_log1p
 from ._spd_tables import radial_law
 from .base import HeatKernel, KernelSample, brownian_time, heat_kernel
 from .pullback import PullbackKernel
@@ -89,7 +89,7 @@ class AffineSPDKernel(HeatKernel):
         fixed = a.detach()
         h, vectors = torch.linalg.eigh(fixed)
         value = self._law.log_prob(h, t)
-        if _differentiated(a):
+        if differentiated(a):
             # Second-order expansion of a symmetric function of eigenvalues (Lewis and Sendov, 2001).
             e = vectors.mT @ (a - fixed) @ vectors
             diagonal = e.diagonal(dim1=-2, dim2=-1)
@@ -104,7 +104,7 @@ class AffineSPDKernel(HeatKernel):
         fixed = a.detach()
         h, vectors = torch.linalg.eigh(fixed)
         slope = torch.diag_embed(self._law.slope(h, t))
-        if _differentiated(a):
+        if differentiated(a):
             e = vectors.mT @ (a - fixed) @ vectors
             _, bend, turn = self._derivatives(h, t)
             slope = slope + torch.diag_embed((bend * e.diagonal(dim1=-2, dim2=-1).unsqueeze(-2)).sum(-1)) + turn * e

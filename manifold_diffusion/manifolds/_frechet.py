@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ._matrix import _EXP, _LOG, _differentiated, _Function, sym
+from ._matrix import _EXP, _LOG, _Function, differentiated, sym
 
 __all__ = ["dexp", "dlog", "log_sinhc_pairs"]
 
@@ -83,7 +83,7 @@ def _derivative(
         values = torch.maximum(values, floor * torch.finfo(values.dtype).eps * values[..., -1:])
     u = vectors.mT @ u @ vectors
     out = f.first(values.unsqueeze(-1), values.unsqueeze(-2)) * u
-    if _differentiated(a):
+    if differentiated(a):
         e = vectors.mT @ (a - constant) @ vectors
         i, j = values[..., :, None, None], values[..., None, None, :]
         second = f.second(i, values[..., None, :, None], j)
@@ -173,7 +173,7 @@ def log_sinhc_pairs(a: Tensor) -> Tensor:
     gaps = values.unsqueeze(-1) - values.unsqueeze(-2)
     value, first, second = _h(gaps)
     total = value.sum((-2, -1)) / 2
-    if _differentiated(a):
+    if differentiated(a):
         e = vectors.mT @ (a - constant) @ vectors
         diagonal = e.diagonal(dim1=-2, dim2=-1)
         bend = torch.diag_embed(second.sum(-1)) - second

@@ -24,7 +24,6 @@ from torch import Tensor
 
 from .._safe import sinhc
 
-__all__ = ["sym", "sym_exp", "sym_inverse_sqrt", "sym_log", "sym_log1p", "sym_sqrt"]
 __all__ = [
     "differentiated",
     "sym",
@@ -33,6 +32,7 @@ __all__ = [
     "sym_exp",
     "sym_inverse_sqrt",
     "sym_log",
+    "sym_log1p",
     "sym_sqrt",
 ]
 
@@ -206,19 +206,18 @@ def _in_forward_mode() -> bool:
 
 
 def _apply(f: _Function, a: Tensor, floor: float | None = None, shift: float = 0.0) -> Tensor:
-def _apply(f: _Function, a: Tensor, floor: float | None = None) -> Tensor:
-    return _apply_all((f,), a, floor)[0]
+    return _apply_all((f,), a, floor, shift)[0]
 
 
-def _apply_all(functions: tuple[_Function, ...], a: Tensor, floor: float | None = None) -> list[Tensor]:
-    """Several functions of one matrix, with one eigendecomposition."""
+def _apply_all(
+    functions: tuple[_Function, ...], a: Tensor, floor: float | None = None, shift: float = 0.0
+) -> list[Tensor]:
+    """Several functions of one matrix, with one eigendecomposition; ``a + shift`` is kept above ``floor`` roundings."""
     a = sym(a)
     constant = a.detach()
     values, vectors = torch.linalg.eigh(constant)
     if floor is not None:  # rounding may push the least eigenvalue of an ill-conditioned matrix to zero or below
         values = torch.maximum(values, floor * torch.finfo(values.dtype).eps * (values[..., -1:] + shift) - shift)
-    inner = torch.diag_embed(f.value(values)).to(a.dtype)
-        values = torch.maximum(values, floor * torch.finfo(values.dtype).eps * values[..., -1:])
     inner = [torch.diag_embed(f.value(values)).to(a.dtype) for f in functions]
     if differentiated(a):
         e = vectors.mH @ (a - constant) @ vectors

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._matrix import _differentiated, _second, sym
+from ._matrix import _second, differentiated, sym
 
 __all__ = [
     "SpectralLog",
@@ -118,7 +118,7 @@ def unitary_log(difference: Tensor, branch: Branch, real: bool) -> SpectralLog:
     turned = 2 * tangents.atan() - z.squeeze(-1).angle()
     angles, vectors = branch(turned - 2 * math.pi * (turned / (2 * math.pi)).round(), vectors)
     inner = torch.diag_embed(angles).to(d.dtype)
-    if _differentiated(hermitian):
+    if differentiated(hermitian):
         e = vectors.mH @ (hermitian - constant) @ vectors
         first, second = _differences(tangents, angles - 2 * tangents.atan())
         inner = inner + first * e + (second * e.unsqueeze(-1) * e.unsqueeze(-3)).sum(-2)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._safe import safe_norm, sinc
 from ._characters import Family, characters, expand_determinant, levels, n_powers
-from ._matrix import _differentiated
+from ._matrix import differentiated
 from ._unitary import SpectralLog, spectral_scalar
 from .base import LieGroup, Spectral
 
@@ -136,7 +136,7 @@ class MatrixGroup(Spectral, LieGroup):
         hermitian = -1j * self.body(x.double(), v.double()).to(torch.complex128)
         constant = hermitian.detach()
         angles, vectors = torch.linalg.eigh(constant)
-        change = vectors.mH @ (hermitian - constant) @ vectors if _differentiated(hermitian) else None
+        change = vectors.mH @ (hermitian - constant) @ vectors if differentiated(hermitian) else None
         eye = torch.eye(self.n, dtype=angles.dtype, device=angles.device)
         return 2 * spectral_scalar(self.log_volume_element, angles, eye, change).to(v.dtype)
 

@@ -20,7 +20,7 @@ from manifold_diffusion.processes import BrownianMotion, LogSchedule
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="a few points and steps, to see that everything runs")
-    parser.add_argument("--steps", type=int, default=8000, help="optimiser steps")
+    parser.add_argument("--steps", type=int, default=3000, help="optimiser steps")
     parser.add_argument("--seed", type=int, default=0, help="of the data, the training and the samples")
     parser.add_argument("--out", type=Path, default=Path("runs/poses"), help="folder for the model and the picture")
     args = parser.parse_args()
@@ -36,8 +36,8 @@ def main() -> None:
     steps, n, n_test = (20, 400, 100) if args.smoke else (args.steps, 50_000, 2000)
     train, val, test = truth.sample(n + 2 * n_test, generator=generator).split([n, n_test, n_test])
     rows = [("truth", metrics.nll(truth.log_prob(test)))]
-    density = metrics.KernelDensity.fit(poses, train[:2000], val[:500])
-    rows.append(("KDE, one bandwidth, 2,000 points", metrics.nll(density.log_prob(test))))
+    density = metrics.KernelDensity.fit(poses, train[:1000], val[:300])
+    rows.append(("KDE, one bandwidth, 1,000 points", metrics.nll(density.log_prob(test))))
     say(f"{n} poses to train on; true NLL {rows[0][1]}, kernel density {rows[1][1]}")
 
     process = BrownianMotion(poses, LogSchedule(1e-3, 10.0))

@@ -114,16 +114,18 @@ class GroupLaw:
 
     def images(self, angles: Tensor, tau: Tensor) -> Tensor:
         """The sum over the unit lattice."""
-        like = {"device": angles.device}
+        device = angles.device
         arrays = (self.roots, self.offsets, self.signs, self.direction)
-        roots, offsets, signs, v = (torch.from_numpy(a).to(**like) for a in arrays)
+        roots, offsets, signs, v = (torch.from_numpy(a).to(device) for a in arrays)
         square = (angles.detach().square().sum(-1) * self.metric).detach()
         time = tau.detach()
         radius = 1 / (safe_sqrt(square) / (_SLOPE * time) + 1 / (_CURVATURE * time.sqrt()))
         if len(self.roots):
             radius = radius.clamp_max(0.7 / np.abs(self.roots @ self.direction).max())
         # Conjugate nodes give conjugate values: half of the circle is enough.
-        phase = torch.arange(_NODES // 2, dtype=torch.float64, **like) * (2 * math.pi / _NODES) + math.pi / _NODES
+        phase = (
+            torch.arange(_NODES // 2, dtype=torch.float64, device=device) * (2 * math.pi / _NODES) + math.pi / _NODES
+        )
         circle = torch.polar(torch.ones_like(phase), phase)
         x = angles.unsqueeze(-2) + (radius.unsqueeze(-1) * circle).unsqueeze(-1) * v  # (*batch, nodes, m)
         shift = 2 * math.pi * offsets

@@ -27,7 +27,9 @@ Family = Literal["SO", "SU", "U"]
 
 @dataclass(frozen=True)
 class Irreps:
-    """Representations, the mirrored pairs of SO(2m) together; arrays, as tensors made inside a transform would stay in it.
+    """Representations, the mirrored pairs of SO(2m) together.
+
+    Arrays, as tensors made inside a transform would stay in it.
 
     Attributes:
         family: SO, SU or U.
@@ -190,7 +192,7 @@ def expand_determinant(a: Tensor, size: int) -> Tensor:
 
     ``torch.linalg.det`` (2.13) of a complex matrix has wrong forward-over-reverse derivatives.
     """
-    minors = {(c,): a[..., 0, c] for c in range(size)}
+    minors: dict[tuple[int, ...], Tensor] = {(c,): a[..., 0, c] for c in range(size)}
     for row in range(1, size):
         larger: dict[tuple[int, ...], Tensor] = {}
         for columns in combinations(range(size), row + 1):

@@ -36,7 +36,7 @@ Branch = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """``(angles, vectors) -> (angles, vectors)``: chooses the angles' multiples of 2 pi."""
 
 _CUT = 1e-8
-"""Pairs of eigenvalues of a rotation this close to -1 count as -1: their plane is not determined to better than that."""
+"""Pairs of eigenvalues of a rotation this close to -1 count as -1: their plane is known to no better than that."""
 
 _TIE = 1e-7
 """Eigenvalues this close on different branches lie on the cut locus, where the logarithm jumps: no derivative."""

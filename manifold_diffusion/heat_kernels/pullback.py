@@ -33,7 +33,8 @@ class PullbackKernel(HeatKernel):
         return self.manifold.chart(x.double())
 
     def sample(self, x0: Tensor, tau: Tensor | float, generator: torch.Generator | None = None) -> Tensor:
-        return self.manifold.point(self.model.sample(self._chart(x0), tau, generator)).to(x0.dtype)
+        x = self.manifold.point(self.model.sample(self._chart(x0), tau, generator))
+        return self.manifold.project(x.to(x0.dtype))  # to the precision of its dtype
 
     def log_prob(self, x: Tensor, x0: Tensor, tau: Tensor | float) -> Tensor:
         return self.model.log_prob(self._chart(x), self._chart(x0), tau).to(x.dtype)

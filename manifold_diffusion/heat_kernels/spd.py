@@ -53,7 +53,8 @@ class AffineSPDKernel(HeatKernel):
         self._law = radial_law(manifold.n)
 
     def sample(self, x0: Tensor, tau: Tensor | float, generator: torch.Generator | None = None) -> Tensor:
-        return self._draw(x0, tau, generator)[0].to(x0.dtype)
+        # Rounding can take an ill-conditioned matrix off the manifold.
+        return self.manifold.project(self._draw(x0, tau, generator)[0].to(x0.dtype))
 
     def sample_with_score(
         self, x0: Tensor, tau: Tensor | float, generator: torch.Generator | None = None
@@ -124,10 +125,12 @@ class AffineSPDKernel(HeatKernel):
         h = h.expand(*tau.shape, n).contiguous()
         slope = self._law.slope(h, tau)
         units = torch.eye(n, dtype=h.dtype, device=h.device)
-        columns = [
-            torch.func.jvp(lambda p: self._law.slope(p, tau), (h,), (e.expand_as(h).contiguous(),)) for e in units
-        ]
-        bend = torch.stack([c for _, c in columns], -1)
+
+        def change(direction: Tensor) -> Tensor:
+            along = direction.expand_as(h).contiguous()
+            return torch.func.jvp(lambda p: self._law.slope(p, tau), (h,), (along,))[1]
+
+        bend = torch.stack([change(e) for e in units], -1)
         gap = h.unsqueeze(-1) - h.unsqueeze(-2)
         close = gap.abs() < _CLOSE
         own = bend.diagonal(dim1=-2, dim2=-1)

@@ -63,8 +63,6 @@ class SPD(Manifold):
 
     if TYPE_CHECKING:  # SPD(..) makes one of the final classes below: for type checkers it is not abstract
 
-        def __init__(self, n: int, metric: Metric = "affine") -> None: ...
-
         def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor: ...
 
         def exp(self, x: Tensor, v: Tensor) -> Tensor: ...
@@ -74,9 +72,13 @@ class SPD(Manifold):
     def __new__(cls, n: int, metric: Metric = "affine") -> SPD:
         if metric not in _METRICS:
             raise ConfigError(f"SPD has the metrics {', '.join(map(repr, _METRICS))}; got metric={metric!r}.")
+        return super().__new__(_METRICS[metric])  # pyright: ignore[reportArgumentType]
+
+    def __init__(self, n: int, metric: Metric = "affine") -> None:
         if n < 1:
             raise ConfigError(f"SPD(n) needs n >= 1; got {n}.")
-        return super().__new__(_METRICS[metric])  # pyright: ignore[reportArgumentType]
+        Manifold.__init__(self, n * (n + 1) // 2, (n, n), n, metric)
+        self.n, self.metric = n, metric
 
     def __repr__(self) -> str:
         return f"SPD({self.n})" if self.metric == "affine" else f"SPD({self.n}, {self.metric!r})"
@@ -107,8 +109,7 @@ class _AffineSPD(SPD, NoncompactSymmetric):
     """The affine-invariant metric."""
 
     def __init__(self, n: int, metric: Metric = "affine") -> None:
-        Manifold.__init__(self, n * (n + 1) // 2, (n, n), n, metric)
-        self.n, self.metric = n, metric
+        super().__init__(n, metric)
         self.rho_squared = n * (n * n - 1) / 48
 
     def _framed(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -176,8 +177,8 @@ class _LogEuclideanSPD(SPD, Pullback):
     """The pull-back of symmetric matrices by the logarithm."""
 
     def __init__(self, n: int, metric: Metric = "log_euclidean") -> None:
-        Pullback.__init__(self, Euclidean(n * (n + 1) // 2), (n, n), n, metric)
-        self.n, self.metric = n, metric
+        super().__init__(n, metric)
+        self.model = Euclidean(self.dim)
 
     def chart(self, x: Tensor) -> Tensor:
         """Entries of log(x), those off the diagonal times root 2."""
@@ -205,8 +206,8 @@ class _LogCholeskySPD(SPD, Pullback):
     """The pull-back of lower triangular matrices by the Cholesky factor with the logarithm of its diagonal."""
 
     def __init__(self, n: int, metric: Metric = "log_cholesky") -> None:
-        Pullback.__init__(self, Euclidean(n * (n + 1) // 2), (n, n), n, metric)
-        self.n, self.metric = n, metric
+        super().__init__(n, metric)
+        self.model = Euclidean(self.dim)
 
     def _entries(self, strict: Tensor, diagonal: Tensor) -> Tensor:
         row, column = torch.tril_indices(self.n, self.n, device=strict.device)

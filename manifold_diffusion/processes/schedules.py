@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._errors import ConfigError
 from ..manifolds import (
+    SPD,
     Ball,
     Box,
     ConstantCurvature,
@@ -137,8 +138,12 @@ def _(manifold: Spectral, tau_min: float = 1e-5) -> Schedule:
 
 @default_schedule.register
 def _(manifold: NoncompactSymmetric, tau_min: float = 1e-5) -> Schedule:
-    # rho tau + 4 sqrt(tau) = 8
-    return LogSchedule(tau_min, (16 / (4 + math.sqrt(16 + 32 * math.sqrt(manifold.rho_squared)))) ** 2)
+    return LogSchedule(tau_min, _escape_time(manifold.rho_squared))
+
+
+def _escape_time(rho_squared: float) -> float:
+    """Solution of rho tau + 4 sqrt(tau) = 8."""
+    return (16 / (4 + math.sqrt(16 + 32 * math.sqrt(rho_squared)))) ** 2
 
 
 @default_schedule.register
@@ -185,3 +190,9 @@ def _(manifold: Product, tau_min: float = 1e-5) -> Schedule:
 @default_schedule.register
 def _(manifold: Pullback, tau_min: float = 1e-5) -> Schedule:
     return default_schedule(manifold.model, tau_min)
+
+
+@default_schedule.register
+def _(manifold: SPD, tau_min: float = 1e-5) -> Schedule:
+    # Entries are exponentials in every metric: the time of the affine-invariant one keeps condition numbers moderate.
+    return LogSchedule(tau_min, _escape_time(manifold.n * (manifold.n**2 - 1) / 48))

@@ -39,14 +39,14 @@ def leaves(disk: PoincareBall) -> torch.Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="a few points and steps, to see that everything runs")
-    parser.add_argument("--steps", type=int, default=4000, help="optimiser steps")
+    parser.add_argument("--steps", type=int, default=2000, help="optimiser steps")
     parser.add_argument("--seed", type=int, default=0, help="of the data, the training and the samples")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/hyperbolic"), help="folder for the model and the picture"
     )
     args = parser.parse_args()
     start, disk, generator = time.perf_counter(), PoincareBall(2), torch.Generator().manual_seed(args.seed)
-    steps, n, n_test = (20, 500, 100) if args.smoke else (args.steps, 20000, 2000)
+    steps, n, n_test = (20, 500, 100) if args.smoke else (args.steps, 20000, 1000)
 
     def say(text: str) -> None:
         print(f"[{time.perf_counter() - start:5.0f} s] {text}", flush=True)
@@ -55,7 +55,7 @@ def main() -> None:
     train, val, test = (truth.sample(k, generator=generator) for k in (n, n_test, n_test))
     say(f"{len(truth.centres)} leaves, {float(disk.dist(disk.origin(), truth.centres).mean()):.2f} from the root")
 
-    process = BrownianMotion(disk, default_schedule(disk, tau_min=1e-4))
+    process = BrownianMotion(disk, default_schedule(disk, tau_min=1e-3), n_centres=1024)
     model = RiemannianDiffusion(disk, process, TangentMLP(process, n_frequencies=128, seed=args.seed))
     options = {"batch_size": 256, "ema_decay": 0.998, "keep": "last", "out_dir": args.out, "overwrite": True}
     model.fit(train, val, max_steps=steps, seed=args.seed, **options)

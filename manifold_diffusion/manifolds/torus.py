@@ -60,6 +60,7 @@ class Torus(Spectral, LieGroup):
         self.periods = None if usual else tuple(lengths)
         self.lengths = tuple(lengths)
         """The periods, one per coordinate, the default ones included."""
+        self._common = lengths[0] if len(set(lengths)) == 1 else None
         self.injectivity_radius = min(lengths) / 2
         self.defect_formula = "|x| - pi" if usual else "|x| - period / 2"
 
@@ -71,8 +72,8 @@ class Torus(Spectral, LieGroup):
 
     def period_like(self, x: Tensor) -> Tensor | float:
         """The periods, to be broadcast against points like ``x``: one number where they are equal."""
-        if len(set(self.lengths)) == 1:
-            return self.lengths[0]
+        if self._common is not None:
+            return self._common
         return torch.tensor(self.lengths, dtype=x.dtype, device=x.device)
 
     def _wrap(self, x: Tensor) -> Tensor:

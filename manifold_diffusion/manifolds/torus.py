@@ -47,8 +47,10 @@ class Torus(Spectral, LieGroup):
     def __init__(self, n: int, periods: float | Sequence[float] | None = None) -> None:
         if n < 1:
             raise ConfigError(f"Torus(n) needs n >= 1; got {n}.")
-        given = [periods] * n if isinstance(periods, int | float) else list(periods or [])
-        lengths = [float(p) for p in given] if periods is not None else [_TWO_PI] * n
+        if periods is None or isinstance(periods, int | float):
+            lengths = [_TWO_PI if periods is None else float(periods)] * n
+        else:
+            lengths = [float(p) for p in periods]
         if len(lengths) != n or not all(p > 0 and math.isfinite(p) for p in lengths):
             raise ConfigError(
                 f"Torus({n}) needs one positive, finite period for all coordinates or {n} of them; got "

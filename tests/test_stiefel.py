@@ -110,7 +110,7 @@ def test_logarithm_of_rotations() -> None:
 
 
 @pytest.mark.parametrize(("n", "p"), SIZES)
-@pytest.mark.parametrize("fraction", [1e-9, 0.3, 0.98])
+@pytest.mark.parametrize("fraction", [1e-9, 0.3, 0.99])
 def test_logarithm_inverts_exp_below_the_injectivity_radius(n: int, p: int, fraction: float) -> None:
     m = Stiefel(n, p)
     x, v = pairs(m, 200, fraction * m.injectivity_radius)
@@ -118,7 +118,7 @@ def test_logarithm_inverts_exp_below_the_injectivity_radius(n: int, p: int, frac
 
 
 def test_uniform_pairs_get_a_geodesic_that_ends_in_them() -> None:
-    """Most uniform pairs are near or beyond the injectivity radius; 1 in 200 may not converge."""
+    """Most uniform pairs are near or beyond the injectivity radius; a few in 1,000 may not converge."""
     m = Stiefel(5, 2)
     x, y = (m.random_uniform(1000, generator=seeded(s), dtype=F64) for s in (1, 2))
     w = m.log(x, y)

@@ -21,8 +21,7 @@ from manifold_diffusion.processes import BrownianMotion, LogSchedule
 
 def principal_planes(count: int, size: int, generator: torch.Generator) -> torch.Tensor:
     """Planes of largest variance of ``size`` images of one digit, with replacement, in the first four components."""
-    digits = load_digits()
-    images, labels = torch.tensor(digits.data), torch.tensor(digits.target)
+    images, labels = (torch.tensor(a) for a in load_digits(return_X_y=True))
     centred = images - images.mean(0)
     scores = centred @ torch.linalg.svd(centred, full_matrices=False)[2][:4].T
     members = [scores[labels == k] for k in range(10)]
@@ -42,7 +41,7 @@ def kernel_log_prob(manifold: Grassmann, x: torch.Tensor, centres: torch.Tensor,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="a few points and steps, to see that everything runs")
-    parser.add_argument("--steps", type=int, default=1200, help="optimiser steps")
+    parser.add_argument("--steps", type=int, default=500, help="optimiser steps")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap, the training and the samples")
     parser.add_argument("--out", type=Path, default=Path("runs/subspaces"), help="folder for the model and the picture")
     args = parser.parse_args()
@@ -59,7 +58,7 @@ def main() -> None:
 
     process = BrownianMotion(manifold, LogSchedule(1e-3, 4.0), n_steps=20, target="short_time")
     model = RiemannianDiffusion(manifold, process, TangentMLP(process, n_frequencies=128, seed=args.seed))
-    model.fit(train, val, max_steps=steps, seed=args.seed, batch_size=256, out_dir=args.out, overwrite=True)
+    model.fit(train, val, max_steps=steps, seed=args.seed, batch_size=256, lr=4e-3, out_dir=args.out, overwrite=True)
     rows.append(("Riemannian diffusion", metrics.nll(model.log_prob(test, tolerance=1e-2))))
     samples = model.sample(n, generator=generator)
 

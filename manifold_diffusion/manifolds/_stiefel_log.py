@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["rotation_log", "solve"]
 
-_DESCENT_STEPS, _JACOBIANS, _STEPS_EACH = 24, 2, 3
+_DESCENT_STEPS, _JACOBIANS, _STEPS_EACH = 40, 2, 3
 _DAMPING = 1e-14  # of squared singular values: an antipode is a conjugate point, and its Newton step stays finite
 
 

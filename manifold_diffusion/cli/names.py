@@ -6,22 +6,26 @@ import importlib
 import inspect
 from typing import Any
 
+from .. import manifolds
 from .._config import from_config, nearest, to_config
 from .._errors import ConfigError
-from ..manifolds import SO3, Euclidean, Hyperboloid, Manifold, Product, Sphere, Torus
+from ..manifolds import Manifold, Product
+from .arguments import load_yaml
 
 __all__ = ["SHORT_NAMES", "manifold_name", "normalise", "parse_manifold"]
 
-_EXAMPLES: dict[str, type[Manifold]] = {
-    "euclidean:3": Euclidean,
-    "hyperboloid:3": Hyperboloid,
-    "so3": SO3,
-    "sphere:2": Sphere,
-    "torus:7": Torus,
+_EXAMPLES = (
+    *("ball:2", "complexprojective:2", "constantcurvature:2:-0.5", "correlation:3", "euclidean:3", "grassmann:4:2"),
+    *("halfspace:2", "hemisphere:2", "hyperboloid:3", "poincareball:2", "realprojective:3", "se3", "se3n:8"),
+    *("simplex:3", "so:4", "so3", "spd:3", "sphere:2", "stiefel:4:2", "su:2", "torus:7", "u:2"),
+)
+_FAMILIES: dict[str, type[Manifold]] = {
+    name.lower(): getattr(manifolds, name)
+    for name in manifolds.__all__
+    if name.lower() in {example.partition(":")[0] for example in _EXAMPLES}
 }
-_FAMILIES = {example.partition(":")[0]: cls for example, cls in _EXAMPLES.items()}
 SHORT_NAMES = (*_EXAMPLES, "product:so3,euclidean:3")
-"""An example of each short name."""
+"""An example of each short name: the name of the class in lower case, then the arguments of its constructor."""
 
 _PACKAGES = {
     "manifold": "manifolds",
@@ -66,7 +70,7 @@ def parse_manifold(text: str) -> Manifold:
     names, words = _arguments(cls), rest.split(":") if rest else []
     if len(words) > len(names):
         raise ConfigError(f"{text!r}: {family} has {len(names) or 'no'} argument{'s' * (len(names) != 1)}.")
-    values = {name: int(word) if word.isdecimal() else word for name, word in zip(names, words, strict=False)}
+    values = {name: load_yaml(word, repr(text)) for name, word in zip(names, words, strict=False)}
     try:
         return from_config({"class_path": to_config_path(cls), "init_args": values})
     except ConfigError as error:
@@ -91,7 +95,7 @@ def manifold_name(config: Any) -> Any:
     """Inverse of :func:`parse_manifold` on a manifold's configuration; one without a short name stays as it is.
 
     Example:
-        >>> manifold_name(to_config(Sphere(2)))
+        >>> manifold_name(to_config(manifolds.Sphere(2)))
         'sphere:2'
     """
     if not isinstance(config, dict):
@@ -104,8 +108,8 @@ def manifold_name(config: Any) -> Any:
                 if not given or given[-1] != default:
                     break
                 given.pop()  # a default at the end is left out
-            if all(isinstance(a, int | str) and not isinstance(a, bool) for a in given):
-                return ":".join([name, *map(str, given)])
+            if all(isinstance(a, int | float | str) for a in given):
+                return ":".join([name, *(str(a).lower() if isinstance(a, bool) else str(a) for a in given)])
     if config["class_path"] == to_config_path(Product):
         factors, weights = [manifold_name(f) for f in arguments["factors"]], arguments.get("weights") or [1.0]
         plain = all(isinstance(f, str) and not f.startswith("product:") for f in factors)
@@ -129,7 +133,7 @@ def normalise(key: str, value: Any) -> Any:
         return [normalise(key, item) for item in value]
     package = _PACKAGES[key]
     if isinstance(value, str):
-        if package == "manifolds" and "." not in value:
+        if package == "manifolds" and (":" in value or "." not in value):
             return to_config(parse_manifold(value))
         value = {"class_path": value}
     if not isinstance(value, dict):

@@ -10,8 +10,19 @@ import torch
 from manifold_diffusion._config import to_config
 from manifold_diffusion._errors import ConfigError
 from manifold_diffusion.cli.build import build_model, model_section
-from manifold_diffusion.cli.names import manifold_name, normalise, parse_manifold
-from manifold_diffusion.manifolds import SO3, Euclidean, Hyperboloid, Product, Sphere, Torus
+from manifold_diffusion.cli.names import SHORT_NAMES, manifold_name, normalise, parse_manifold
+from manifold_diffusion.manifolds import (
+    SE3N,
+    SO3,
+    SPD,
+    ConstantCurvature,
+    Euclidean,
+    Hyperboloid,
+    Product,
+    Sphere,
+    Stiefel,
+    Torus,
+)
 from manifold_diffusion.testing import instances
 
 
@@ -24,11 +35,20 @@ from manifold_diffusion.testing import instances
         ("hyperboloid:3", Hyperboloid(3)),
         ("euclidean:3", Euclidean(3)),
         ("product:so3,euclidean:3", Product(SO3(), Euclidean(3))),
+        ("constantcurvature:2:-0.5", ConstantCurvature(2, -0.5)),
+        ("spd:3:log_euclidean", SPD(3, "log_euclidean")),
+        ("se3n:4:true", SE3N(4, True)),
+        ("stiefel:4:2", Stiefel(4, 2)),
     ],
 )
 def test_short_names_round_trip(name: str, manifold: Any) -> None:
     assert parse_manifold(name) == manifold
     assert manifold_name(to_config(manifold)) == name
+
+
+def test_each_example_names_a_manifold_and_is_its_short_name() -> None:
+    for example in SHORT_NAMES:
+        assert manifold_name(to_config(parse_manifold(example))) == example
 
 
 @pytest.mark.parametrize("manifold", [m for _, m in instances()], ids=repr)

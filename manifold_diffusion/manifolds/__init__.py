@@ -19,6 +19,7 @@ from .curved import (
 )
 from .domains import Ball, Box, HalfSpace, Hemisphere
 from .euclidean import Euclidean
+from .geomstats import GeomstatsManifold, from_geomstats
 from .grassmann import Grassmann
 from .hyperboloid import Hyperboloid, LorentzModel
 from .poincare import PoincareBall
@@ -55,6 +56,7 @@ __all__ = [
     "Correlation",
     "Domain",
     "Euclidean",
+    "GeomstatsManifold",
     "Grassmann",
     "HalfSpace",
     "Hemisphere",
@@ -88,6 +90,7 @@ __all__ = [
     "curved_transport",
     "divergence",
     "divergence_along",
+    "from_geomstats",
     "geodesic_symmetry",
     "gradient",
     "hutchinson_divergence",

@@ -12,6 +12,9 @@ import torch
 # A seed that no code would choose: another one after the test means that something called torch.manual_seed.
 GUARD_SEED = 7_320_508_075
 
+# geomstats has one backend per process. Here it is an oracle, on NumPy; tests that need another one start a process.
+os.environ["GEOMSTATS_BACKEND"] = os.environ.get("CASES_BACKEND", "numpy")
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 

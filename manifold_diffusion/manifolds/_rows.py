@@ -19,9 +19,9 @@ Rows = Callable[..., tuple[Tensor, ...]]
 def apply_rows(function: Rows, *args: Tensor) -> tuple[Tensor, ...]:
     """``function(*args)``, where the function only ever sees plain tensors with one batch axis.
 
-    Code written for plain tensors looks at values (``if (x > 0).any()``, boolean indexing), which ``torch.func`` refuses
-    inside its transforms. Here the transforms stop at this call: ``vmap`` becomes more rows, and derivatives are
-    row-wise functions of their own, made by running reverse mode inside them.
+    Code written for plain tensors looks at values (``if (x > 0).any()``, boolean indexing), which ``torch.func``
+    refuses inside its transforms. Here the transforms stop at this call: ``vmap`` becomes more rows, and derivatives
+    are row-wise functions of their own, made by running reverse mode inside them.
 
     Args:
         function: row-wise; differentiable by reverse mode as often as derivatives are asked for.
@@ -72,7 +72,7 @@ def _zeros_for_none(values: Any, like: Any) -> tuple[Tensor, ...]:
 
 
 def _require_differentiable_twice(outputs: Iterable[Tensor]) -> None:
-    """Refuse a graph with a hand-written derivative: it is a constant for the next one, which would be silently wrong."""
+    """Refuse a graph with a hand-written derivative: for the next one it is a constant, a term silently lost."""
     stack, seen = [o.grad_fn for o in outputs], set()
     while stack:
         node = stack.pop()

@@ -286,13 +286,20 @@ class GeomstatsManifold(Manifold):
                 result = torch.as_tensor(result)
         except NotImplementedError as error:
             raise CapabilityError(f"geomstats has no {what} for {self}: {error}") from error
+        except RuntimeError as error:
+            if "numpy() on Tensor that requires grad" in str(error):
+                raise self._outside_autograd(what) from error
+            raise
         if torch.is_grad_enabled() and not result.requires_grad:
-            raise CapabilityError(
-                f"geomstats computes the {what} of {self} outside autograd: it has no derivative in torch."
-            )
+            raise self._outside_autograd(what)
         # A method that returns its argument or a constant for the whole batch gets rows of its own.
         result = result.reshape(shape) if result.numel() == math.prod(shape) else result.expand(shape)
         return result.to(torch.float64).clone()
+
+    def _outside_autograd(self, what: str) -> CapabilityError:
+        return CapabilityError(
+            f"geomstats computes the {what} of {self} outside autograd: it has no derivative in torch."
+        )
 
     def _flat(self, a: Tensor) -> Tensor:
         """Projection of points or vectors onto the linear space of an open set."""

@@ -17,6 +17,7 @@ from manifold_diffusion.solvers import (
     Solver,
     integrate,
 )
+from manifold_diffusion.testing import convergence_slope
 
 from .flows import FLOWS, Flow, conformal
 
@@ -32,7 +33,6 @@ COUNTS = {
 
 
 def measured_order(flow: Flow, solver: Solver, counts: tuple[int, ...]) -> float:
-    """Slope of log error against log step size, by least squares."""
     errors = [
         float(
             flow.manifold.dist(
@@ -41,8 +41,7 @@ def measured_order(flow: Flow, solver: Solver, counts: tuple[int, ...]) -> float
         )
         for n in counts
     ]
-    u, v = torch.tensor(counts).double().log(), torch.tensor(errors).double().log()
-    return -float(((u - u.mean()) * (v - v.mean())).sum() / (u - u.mean()).square().sum())
+    return convergence_slope(errors, [1 / n for n in counts]).order
 
 
 def cases() -> list:

@@ -22,7 +22,7 @@ def from_geomstats(
     arguments: Mapping[str, Any] | None = None,
     metric: str | None = None,
     metric_arguments: Mapping[str, Any] | None = None,
-    injectivity_radius: float | None = None,
+    radius: float | None = None,
 ) -> GeomstatsManifold:
     """A space of geomstats, with its metric, as a manifold; the arguments are those of :class:`GeomstatsManifold`.
 
@@ -34,7 +34,7 @@ def from_geomstats(
         >>> round(float(M.dist(x, y)), 4)
         0.6931
     """
-    return GeomstatsManifold(space, arguments, metric, metric_arguments, injectivity_radius)
+    return GeomstatsManifold(space, arguments, metric, metric_arguments, radius)
 
 
 class GeomstatsManifold(Manifold):
@@ -59,7 +59,8 @@ class GeomstatsManifold(Manifold):
         arguments: keyword arguments of the class, when ``path`` is an import path.
         metric: import path of the metric to equip the space with; default its own.
         metric_arguments: keyword arguments of the metric, besides the space.
-        injectivity_radius: default what geomstats says of the origin, infinite where it says nothing: give it then.
+        radius: injectivity radius; default what geomstats says of the origin, infinite where it says nothing: give it
+            then.
 
     Attributes:
         space: the space of geomstats.
@@ -87,7 +88,7 @@ class GeomstatsManifold(Manifold):
         arguments: Mapping[str, Any] | None = None,
         metric: str | None = None,
         metric_arguments: Mapping[str, Any] | None = None,
-        injectivity_radius: float | None = None,
+        radius: float | None = None,
     ) -> None:
         self._backend = load_geomstats()
         if isinstance(path, str):
@@ -102,7 +103,7 @@ class GeomstatsManifold(Manifold):
             self._path, self.arguments, self.metric, self.metric_arguments = found
         else:
             self._path, self.arguments, self.metric, self.metric_arguments = None, None, None, None
-        args = [self._path or self.space, self.arguments, self.metric, self.metric_arguments, injectivity_radius]
+        args = [self._path or self.space, self.arguments, self.metric, self.metric_arguments, radius]
         while len(args) > 1 and args[-1] in (None, {}):
             args.pop()
         super().__init__(int(self.space.dim), tuple(self.space.shape), *args)
@@ -122,8 +123,10 @@ class GeomstatsManifold(Manifold):
                 end_point=self._array(points[1:2]),
             )
         )
-        stated = injectivity_radius if injectivity_radius is not None else self._radius(self.space)
-        self.injectivity_radius = stated if stated > 0 else math.inf
+        if radius is not None and not radius > 0:
+            raise ConfigError(f"radius, the injectivity radius, must be positive; got {radius}.")
+        self.radius = radius
+        self.injectivity_radius = radius if radius is not None else self._default_radius()
 
     # ------------------------------------------------------------------ a value
 
@@ -200,8 +203,10 @@ class GeomstatsManifold(Manifold):
         return self._origin.to(device=device, dtype=dtype or torch.get_default_dtype())
 
     def defect(self, x: Tensor) -> Tensor:
+        if x.numel() == 0:
+            return x.new_zeros(self.batch_shape(x))
         gap = super().defect(x)
-        if x.numel() == 0 or x.device.type == "meta":
+        if x.device.type == "meta":
             return gap
         with torch.no_grad(), inside_geomstats(self._backend):
             rows = self._array(x.detach().reshape(-1, *self.point_shape).to("cpu", torch.float64))
@@ -271,13 +276,17 @@ class GeomstatsManifold(Manifold):
     def _plain(
         self, what: str, method: Callable[..., Any], shape: tuple[int, ...], arrays: tuple[Tensor, ...]
     ) -> Tensor:
-        if torch.is_grad_enabled() and self._backend != "pytorch":
+        differentiated = torch.is_grad_enabled()
+        if differentiated and self._backend != "pytorch":
             raise CapabilityError(
                 f"geomstats runs on {self._backend} in this process, which has no derivatives of the {what} of {self}. "
                 "Set the environment variable GEOMSTATS_BACKEND=pytorch before geomstats is first imported."
             )
+        if not differentiated:
+            arrays = tuple(a.detach() for a in arrays)
         try:
-            with inside_geomstats(self._backend):
+            # Metrics without closed forms differentiate inside, even for a value.
+            with inside_geomstats(self._backend), torch.enable_grad():
                 if self._linear and what not in ("projection", "tangent projection"):
                     arrays = tuple(self._flat(a) for a in arrays)
                 result = method(*[self._array(a) for a in arrays])
@@ -290,11 +299,12 @@ class GeomstatsManifold(Manifold):
             if "numpy() on Tensor that requires grad" in str(error):
                 raise self._outside_autograd(what) from error
             raise
-        if torch.is_grad_enabled() and not result.requires_grad:
+        if differentiated and not result.requires_grad:
             raise self._outside_autograd(what)
         # A method that returns its argument or a constant for the whole batch gets rows of its own.
         result = result.reshape(shape) if result.numel() == math.prod(shape) else result.expand(shape)
-        return result.to(torch.float64).clone()
+        result = result.to(torch.float64).clone()
+        return result if differentiated else result.detach()
 
     def _outside_autograd(self, what: str) -> CapabilityError:
         return CapabilityError(
@@ -355,14 +365,14 @@ class GeomstatsManifold(Manifold):
         except (RuntimeError, ArithmeticError, ValueError):  # of torch.linalg, or of geomstats outside its domain
             return False
 
-    def _radius(self, space: Any) -> float:
+    def _default_radius(self) -> float:
         """Injectivity radius at the origin; the smallest of the factors' for a product; infinite if unknown."""
-        factors = getattr(space, "factors", None)
+        factors = getattr(self.space, "factors", None)
         if factors is not None:
             return min(from_geomstats(f).injectivity_radius for f in factors)
         try:
             with inside_geomstats(self._backend):
-                radius = space.metric.injectivity_radius(base_point=self._array(self._origin))
+                radius = self.space.metric.injectivity_radius(base_point=self._array(self._origin))
         except NotImplementedError:
             return math.inf
         return float(torch.as_tensor(radius).min())

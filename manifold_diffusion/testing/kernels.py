@@ -293,5 +293,6 @@ def kernel_in_float32(manifold: Manifold, dtype: torch.dtype, generator: torch.G
         gap = (kernel.log_prob(x, x0, tau).double() - log_p).abs()
         require_small(manifold, name, gap / allowed, f"gap of log_prob over what is allowed, tau = {tau}", limit=1.0)
         gap = manifold.norm(wide_x, manifold.to_tangent(wide_x, kernel.score(x, x0, tau).double() - score))
-        allowed = 1e-4 * (tau**-0.5 + manifold.norm(wide_x, score)) + 10 * eps * entries / tau
+        size = manifold.norm(wide_x, score)
+        allowed = 1e-4 * (tau**-0.5 + size) + 10 * eps * entries * (1 / tau + size)  # its own entries are rounded too
         require_small(manifold, name, gap / allowed, f"gap of score over what is allowed, tau = {tau}", limit=1.0)

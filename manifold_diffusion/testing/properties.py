@@ -91,8 +91,8 @@ def _distance_is_symmetric(m: Manifold, d: Draw) -> Tensor:
 
 def _geodesic_splits_its_length(m: Manifold, d: Draw) -> Tensor:
     y = m.exp(d.x, d.v)
-    middle = m.geodesic(d.x, y, 0.3)
-    return (m.dist(d.x, middle) + m.dist(middle, y) - m.dist(d.x, y)).abs()
+    middle, length = m.geodesic(d.x, y, 0.3), m.dist(d.x, y)
+    return (m.dist(d.x, middle) - 0.3 * length).abs() + (m.dist(middle, y) - 0.7 * length).abs()
 
 
 def _transport_keeps_lengths(m: Manifold, d: Draw) -> Tensor:

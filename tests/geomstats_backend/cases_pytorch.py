@@ -65,7 +65,7 @@ SKIPPED: dict[str, dict[str, str]] = {
     "lines": {},
 }
 
-SLOW = {"lines"}  # a matrix logarithm of scipy per point
+SLOW = {"lines", "log-euclidean"}  # matrix logarithms, of scipy or by eigenvalues
 NAMES = [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in SPACES]
 
 
@@ -228,10 +228,34 @@ def test_bad_spaces() -> None:
 
 
 def test_what_geomstats_lacks_is_said() -> None:
-    m = from_geomstats(f"{GEOMETRY}.full_rank_correlation_matrices.FullRankCorrelationMatrices", {"n": 3})
+    m = from_geomstats(f"{GEOMETRY}.spd_matrices.SPDMatrices", {"n": 2}, f"{GEOMETRY}.spd_matrices.SPDEuclideanMetric")
     x = m.random_point(2)
+    m.space.metric.log = lambda point, base_point: None
     with pytest.raises(CapabilityError, match="no logarithm"):
         m.log(x, x.flip(0))
+
+
+def test_a_derivative_that_leaves_torch_is_refused() -> None:
+    m = from_geomstats(f"{GEOMETRY}.spd_matrices.SPDMatrices", {"n": 2}, f"{GEOMETRY}.spd_matrices.LieCholeskyMetric")
+    x = m.random_point(2)
+    m.check_point(m.exp(x, m.random_tangent(x, generator=generator())))
+    with pytest.raises(CapabilityError, match="outside autograd"):
+        torch.autograd.grad(m.exp(x.requires_grad_(), torch.ones_like(x)).sum(), x)
+
+
+def test_metrics_that_differentiate_inside_have_values() -> None:
+    """The Fisher metric of beta laws integrates its geodesics, with Christoffel symbols from derivatives."""
+    m = from_geomstats(f"{INFORMATION}.beta.BetaDistributions")
+    x = torch.tensor([[2.0, 3.0]], dtype=F64)
+    v = 0.2 * m.random_tangent(x, generator=generator())
+    assert float(m.norm(x, m.log(x, m.exp(x, v)) - v)) <= 1e-3 * float(m.norm(x, v))
+
+
+def test_a_stated_radius_is_used() -> None:
+    assert from_geomstats(*SPACES["sphere"][:2], radius=1.0).injectivity_radius == 1.0
+    assert from_geomstats(*SPACES["product"]).injectivity_radius == pytest.approx(math.pi)
+    with pytest.raises(ConfigError, match="positive"):
+        from_geomstats(*SPACES["sphere"][:2], radius=0.0)
 
 
 # ---------------------------------------------------------------------- training

@@ -15,7 +15,7 @@ from typing import Any
 
 os.environ.setdefault("GEOMSTATS_BACKEND", "numpy")
 
-import geomstats.backend as gs
+import geomstats.backend as gs  # pyright: ignore[reportMissingImports]
 import torch
 from geomstats.geometry.special_orthogonal import SpecialOrthogonal
 

@@ -221,11 +221,6 @@ def _(manifold: Simplex, dtype: torch.dtype, generator: torch.Generator) -> Isom
     return lambda x: x[..., order]
 
 
-@random_isometry.register
-def _(manifold: Grassmann, dtype: torch.dtype, generator: torch.Generator) -> Isometry:
-    """A rotation of the space, and another frame of the subspace."""
-
-
 @random_isometry.register(Grassmann)
 @random_isometry.register(Stiefel)
 def _(manifold: Grassmann | Stiefel, dtype: torch.dtype, generator: torch.Generator) -> Isometry:

@@ -7,8 +7,11 @@ import math
 import pytest
 import torch
 
+from manifold_diffusion.heat_kernels._group_law import GroupLaw
 from manifold_diffusion.manifolds import (
+    SO,
     SO3,
+    SU,
     Compact,
     Euclidean,
     Hyperboloid,
@@ -17,6 +20,7 @@ from manifold_diffusion.manifolds import (
     Spectral,
     Sphere,
     Torus,
+    U,
     divergence,
     gradient,
 )
@@ -69,7 +73,10 @@ def test_eigenvalues_obey_the_law_of_weyl(m: Spectral) -> None:
     levels = 40 if m.dim < 3 else 16
     count = float(m.multiplicities(levels).sum() - m.multiplicities(levels)[-1] / 2)
     ball = math.pi ** (m.dim / 2) / math.gamma(m.dim / 2 + 1)
-    shift = ((m.dim - 1) / 2) ** 2 if isinstance(m, Sphere) else 0.0  # curvature moves the spectrum of a sphere
+    # Curvature moves the spectrum of a sphere and of a group.
+    shift = ((m.dim - 1) / 2) ** 2 if isinstance(m, Sphere) else 0.0
+    if isinstance(m, SO | SU | U):
+        shift = GroupLaw(m).rho_squared
     weyl = ball * m.volume * float(m.eigenvalues(levels)[-1] + shift) ** (m.dim / 2) / (2 * math.pi) ** m.dim
     assert count / weyl == pytest.approx(1, abs=0.12)
 

@@ -20,7 +20,7 @@ from manifold_diffusion.processes import BrownianMotion, LogSchedule
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="a few points and steps, to see that everything runs")
-    parser.add_argument("--steps", type=int, default=3000, help="optimiser steps")
+    parser.add_argument("--steps", type=int, default=2000, help="optimiser steps")
     parser.add_argument("--seed", type=int, default=0, help="of the data, the training and the samples")
     parser.add_argument("--out", type=Path, default=Path("runs/poses"), help="folder for the model and the picture")
     args = parser.parse_args()
@@ -33,7 +33,7 @@ def main() -> None:
     origin = poses.origin().expand(6, 12)
     centres = poses.exp(origin, 1.2 * poses.random_tangent(origin, generator))
     truth = HeatKernelMixture(poses, centres, tau=torch.tensor([0.02, 0.02, 0.05, 0.05, 0.1, 0.2]))
-    steps, n, n_test = (20, 400, 100) if args.smoke else (args.steps, 50_000, 2000)
+    steps, n, n_test = (20, 400, 100) if args.smoke else (args.steps, 50_000, 1000)
     train, val, test = truth.sample(n + 2 * n_test, generator=generator).split([n, n_test, n_test])
     rows = [("truth", metrics.nll(truth.log_prob(test)))]
     density = metrics.KernelDensity.fit(poses, train[:1000], val[:300])
@@ -43,10 +43,10 @@ def main() -> None:
     process = BrownianMotion(poses, LogSchedule(1e-3, 10.0))
     model = RiemannianDiffusion(poses, process, TangentMLP(process, seed=args.seed))
     options = {"batch_size": 256, "ema_decay": 0.999, "keep": "last", "out_dir": args.out, "overwrite": True}
-    model.fit(train, val, max_steps=steps, seed=args.seed, **options)
+    model.fit(train, val[:300], max_steps=steps, seed=args.seed, **options)
     say(f"trained {steps} steps")
 
-    log_p = model.log_prob(test, tolerance=1e-3)
+    log_p = model.log_prob(test, tolerance=1e-2)
     rows.append(("Riemannian diffusion", metrics.nll(log_p)))
     rows.append(("  minus truth, same points", metrics.nll(log_p - truth.log_prob(test))))
     samples, gram = model.sample(n_test, generator=generator), metrics.HeatGram(poses)

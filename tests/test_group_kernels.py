@@ -134,7 +134,7 @@ def test_images_and_characters_agree_around_the_cross_over(group: Group) -> None
     angles = torch.cat([angles, torch.zeros_like(angles[:1]), angles[:1] * 1e-7])
     for factor in (0.9, 1.0, 1.1):
         tau = torch.full((len(angles),), factor * law.cross_over, dtype=F64)
-        assert (law.images(angles, tau) - law.series(angles, tau)).abs().max() <= (1e-9 if group.dim < 35 else 1e-7)
+        assert (law.images(angles, tau) - law.series(angles, tau)).abs().max() <= 1e-11
 
 
 @pytest.mark.parametrize("tau", [1e-6, 0.5, 3.0])

@@ -8,7 +8,7 @@ from torch import Tensor
 from .._errors import CapabilityError
 from ..manifolds import SPD, Pullback
 from ..manifolds._cholesky import cholesky, whiten
-from ..manifolds._matrix import differentiated, sym, sym_exp, sym_log1p
+from ..manifolds._matrix import differentiated, eigh, sym, sym_exp, sym_log1p
 from ._spd_tables import radial_law
 from .base import HeatKernel, KernelSample, brownian_time, heat_kernel
 from .pullback import PullbackKernel
@@ -88,7 +88,7 @@ class AffineSPDKernel(HeatKernel):
     def log_prob(self, x: Tensor, x0: Tensor, tau: Tensor | float) -> Tensor:
         a, _, t = self._relative(x, x0, tau)
         fixed = a.detach()
-        h, vectors = torch.linalg.eigh(fixed)
+        h, vectors = eigh(fixed)
         value = self._law.log_prob(h, t)
         if differentiated(a):
             # Second-order expansion of a symmetric function of eigenvalues (Lewis and Sendov, 2001).
@@ -103,7 +103,7 @@ class AffineSPDKernel(HeatKernel):
     def score(self, x: Tensor, x0: Tensor, tau: Tensor | float) -> Tensor:
         a, lower, t = self._relative(x, x0, tau)
         fixed = a.detach()
-        h, vectors = torch.linalg.eigh(fixed)
+        h, vectors = eigh(fixed)
         slope = torch.diag_embed(self._law.slope(h, t))
         if differentiated(a):
             e = vectors.mT @ (a - fixed) @ vectors

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ._matrix import _EXP, _LOG, _Function, differentiated, sym
+from ._matrix import _EXP, _LOG, _Function, differentiated, eigh, sym
 
 __all__ = ["dexp", "dlog", "log_sinhc_pairs"]
 
@@ -78,7 +78,7 @@ def _derivative(
     """
     a = sym(a)
     constant = a.detach()
-    values, vectors = torch.linalg.eigh(constant)
+    values, vectors = eigh(constant)
     if floor is not None:
         values = torch.maximum(values, floor * torch.finfo(values.dtype).eps * values[..., -1:])
     u = vectors.mT @ u @ vectors
@@ -169,7 +169,7 @@ def log_sinhc_pairs(a: Tensor) -> Tensor:
     """
     a = sym(a)
     constant = a.detach()
-    values, vectors = torch.linalg.eigh(constant)
+    values, vectors = eigh(constant)
     gaps = values.unsqueeze(-1) - values.unsqueeze(-2)
     value, first, second = _h(gaps)
     total = value.sum((-2, -1)) / 2

@@ -35,6 +35,7 @@ __all__ = [
     "sym_log1p",
     "sym_sqrt",
 ]
+__all__ = ["eigh", "sym", "sym_exp", "sym_inverse_sqrt", "sym_log", "sym_log1p", "sym_sqrt"]
 
 # Four Gauss-Legendre nodes and weights on [0, 1].
 _NODES = (0.06943184420297371, 0.33000947820757187, 0.6699905217924281, 0.9305681557970262)
@@ -187,6 +188,13 @@ _ANGLE = _Function(
 )
 
 
+def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors; NaN, instead of an error for the whole batch, where a matrix is not finite."""
+    finite = torch.isfinite(a).all(-1).all(-1)
+    values, vectors = torch.linalg.eigh(torch.where(finite.unsqueeze(-1).unsqueeze(-1), a, 0.0))
+    return torch.where(finite.unsqueeze(-1), values, torch.nan), vectors
+
+
 def sym(a: Tensor) -> Tensor:
     """Symmetric (Hermitian) part, ``(*batch, n, n)``."""
     return (a + a.mH) / 2
@@ -215,7 +223,7 @@ def _apply_all(
     """Several functions of one matrix, with one eigendecomposition; ``a + shift`` is kept above ``floor`` roundings."""
     a = sym(a)
     constant = a.detach()
-    values, vectors = torch.linalg.eigh(constant)
+    values, vectors = eigh(constant)
     if floor is not None:  # rounding may push the least eigenvalue of an ill-conditioned matrix to zero or below
         values = torch.maximum(values, floor * torch.finfo(values.dtype).eps * (values[..., -1:] + shift) - shift)
     inner = [torch.diag_embed(f.value(values)).to(a.dtype) for f in functions]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp, vmap
+from torch.func import vjp, vmap
 
 from .._typing import VectorField
 from .base import Manifold
@@ -112,6 +112,8 @@ def gradient(manifold: Manifold, function: Callable[[Tensor], Tensor], x: Tensor
         Tangent vectors at ``x``.
     """
     axis = len(manifold.batch_shape(x))
-    basis = manifold.tangent_basis(x).movedim(axis, 0)
-    slopes = vmap(lambda e: jvp(function, (x,), (e,))[1])(basis)
-    return (manifold.per_point(slopes) * basis).sum(0)
+    value, pull = vjp(function, x)[:2]
+    (slopes,) = pull(torch.ones_like(value))
+    basis = manifold.tangent_basis(x)
+    along = (basis * slopes.unsqueeze(axis)).flatten(axis + 1).sum(-1)
+    return (manifold.per_point(along) * basis).sum(axis)

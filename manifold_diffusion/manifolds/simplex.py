@@ -17,7 +17,7 @@ __all__ = ["Simplex"]
 _FLOOR = 1e-30
 """Entries below it count as it: metric and tangent vectors then make sense on the faces, too."""
 
-_LAYER = 0.02
+_LAYER = 0.05
 """Width of the layer, in the root of an entry, in which ``from_frame`` fades out what would cross a face."""
 
 
@@ -141,7 +141,7 @@ class Simplex(WithBoundary, Compact):
     def from_frame(self, x: Tensor, a: Tensor) -> Tensor:
         r"""Gradient-like vector :math:`\sqrt{p_i}\, w_i` with :math:`w` the tangent part of :math:`h(\sqrt{p_i})\,a_i`.
 
-        :math:`h(y) = y / \sqrt{y^2 + 0.02^2}` fades out what would cross a face, so that every field of a network obeys
+        :math:`h(y) = y / \sqrt{y^2 + 0.05^2}` fades out what would cross a face, so that every field of a network obeys
         the Neumann condition, as every score does.
         """
         root = _root(x)

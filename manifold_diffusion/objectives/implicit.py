@@ -21,7 +21,8 @@ class ImplicitScoreMatching(Objective):
 
     .. math:: E\,[\,\tfrac12 |g_\theta|^2 + \sigma(t)\,\mathrm{div}\, g_\theta\,](t, x_t)
 
-    By Stokes' theorem on a manifold without boundary. It needs samples of :math:`x_t` only, hence serves manifolds
+    By Stokes' theorem on a manifold without boundary, or for fields that don't cross it, such as those of networks
+    whose head is ``manifold.from_frame`` (the default). It needs samples of :math:`x_t` only, hence serves manifolds
     without a heat kernel and simulated processes. The exact divergence costs ``dim`` derivative products,
     Hutchinson's estimate ``n_probes``. Source: Hyvarinen, *Estimation of non-normalized statistical models by score
     matching*, 2005; Huang et al.,

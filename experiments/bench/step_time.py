@@ -1,6 +1,6 @@
 """What a training step costs on a manifold, relative to a Euclidean one with the same network, batch and optimiser.
 
-python experiments/bench/step_time.py [--smoke] [--repeats N] [--threads N] [--single]
+python experiments/bench/step_time.py [--smoke] [--repeats N] [--threads N] [--single] [--spaces NAME ...]
 
 One step: draw noised points and targets, forward, backward, clip, AdamW. The steps of all spaces are interleaved, so
 that a change of the machine's speed hits them alike; medians are compared. The Euclidean space has the same ambient
@@ -14,7 +14,21 @@ import time
 import torch
 
 from manifold_diffusion._typing import Batch
-from manifold_diffusion.manifolds import SO3, Euclidean, Hyperboloid, Manifold, Product, Sphere, Torus
+from manifold_diffusion.manifolds import (
+    SE3N,
+    SO3,
+    SPD,
+    SU,
+    Euclidean,
+    Hyperboloid,
+    Manifold,
+    Product,
+    RealProjective,
+    Simplex,
+    Sphere,
+    Torus,
+    geodesic_symmetry,
+)
 from manifold_diffusion.networks import TangentMLP
 from manifold_diffusion.objectives import DenoisingScoreMatching
 from manifold_diffusion.processes import default_process
@@ -26,6 +40,11 @@ SPACES = {
     "SO(3)": (SO3(), 9),
     "H^3": (Hyperboloid(3), 4),
     "SO(3) x R^3": (Product(SO3(), Euclidean(3)), 12),
+    "SPD(3)": (SPD(3), 9),
+    "SU(3)": (SU(3), 18),
+    "SE(3)^64": (SE3N(64), 768),
+    "RP^3": (RealProjective(3), 4),
+    "simplex, 20 parts": (Simplex(20), 20),
 }
 
 
@@ -39,7 +58,7 @@ class Step:
         self.objective = DenoisingScoreMatching(process, antithetic=antithetic)
         self.optimizer = torch.optim.AdamW(self.network.parameters())
         origin = manifold.origin().expand(batch, *manifold.point_shape)
-        self.x = manifold.exp(origin, 0.5 * manifold.random_tangent(origin, generator=self.generator))
+        self.x = manifold.move(origin, 0.5 * manifold.random_tangent(origin, generator=self.generator))
 
     def __call__(self) -> float:
         start = time.perf_counter()
@@ -59,6 +78,7 @@ def main() -> None:
     parser.add_argument(
         "--single", action="store_true", help="single draws: the network sees the batch once, not in pairs"
     )
+    parser.add_argument("--spaces", nargs="+", choices=list(SPACES), default=list(SPACES), metavar="NAME")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     settings = [(16, 64)] if args.smoke else [(512, 4096), (128, 512)]
@@ -67,10 +87,14 @@ def main() -> None:
     print(f"torch {torch.__version__}, {args.threads} threads, {draws}, medians of {repeats} interleaved steps\n")
     print("| space | " + " | ".join(f"width {w}, batch {b}" for w, b in settings) + " |")
     print("| --- |" + " --- |" * len(settings))
-    cells: dict[str, list[str]] = {name: [] for name in SPACES}
+    cells: dict[str, list[str]] = {name: [] for name in args.spaces}
     for width, batch in settings:
-        for name, (manifold, size) in SPACES.items():
-            pair = [Step(m, width, batch, not args.single) for m in (manifold, Euclidean(size))]
+        for name in args.spaces:
+            manifold, size = SPACES[name]
+            pairs = (
+                not args.single and geodesic_symmetry(manifold) is not None
+            )  # without a mirror, single on both sides
+            pair = [Step(m, width, batch, pairs) for m in (manifold, Euclidean(size))]
             for step in 5 * pair:
                 step()  # warm-up, tables
             times = [[step() for step in pair] for _ in range(repeats)]

@@ -26,6 +26,7 @@ from .._safe import sinhc
 
 __all__ = [
     "differentiated",
+    "eigh",
     "sym",
     "sym_arccos_over_sine",
     "sym_cos_sinc",
@@ -35,7 +36,6 @@ __all__ = [
     "sym_log1p",
     "sym_sqrt",
 ]
-__all__ = ["eigh", "sym", "sym_exp", "sym_inverse_sqrt", "sym_log", "sym_log1p", "sym_sqrt"]
 
 # Four Gauss-Legendre nodes and weights on [0, 1].
 _NODES = (0.06943184420297371, 0.33000947820757187, 0.6699905217924281, 0.9305681557970262)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .._errors import CapabilityError, ConfigError
 
-__all__ = ["build", "describe", "inside_geomstats", "load_geomstats"]
+__all__ = ["as_tensor", "build", "describe", "inside_geomstats", "load_geomstats"]
 
 _HOMES = ("geomstats.geometry", "geomstats.information_geometry")
 
@@ -85,6 +85,11 @@ class _Logm(torch.autograd.Function):
         top = torch.cat([transposed, grad], -1)
         bottom = torch.cat([torch.zeros_like(transposed), transposed], -1)
         return torch.as_tensor(_Logm.apply(torch.cat([top, bottom], -2)))[..., :n, n:]
+
+
+def as_tensor(value: Any) -> Tensor:
+    """A result of geomstats, which on NumPy may be a scalar, or a broadcast array that torch must not share."""
+    return value if isinstance(value, Tensor) else torch.tensor(value)
 
 
 def build(
@@ -217,9 +222,9 @@ def _agree(a: Any, b: Any) -> bool:
             u = a.to_tangent(vector=0 * x + 1, base_point=x)
             v = a.to_tangent(vector=x * x, base_point=x)
             first, second = (
-                torch.as_tensor(s.metric.inner_product(tangent_vec_a=u, tangent_vec_b=v, base_point=x)) for s in (a, b)
+                as_tensor(s.metric.inner_product(tangent_vec_a=u, tangent_vec_b=v, base_point=x)) for s in (a, b)
             )
-            known = torch.as_tensor(b.belongs(point=x)).all()
+            known = as_tensor(b.belongs(point=x)).all()
     finally:
         numpy.random.set_state(state)  # noqa: NPY002
     return bool(known) and torch.allclose(first.double(), second.double(), equal_nan=True)

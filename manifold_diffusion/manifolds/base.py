@@ -283,7 +283,7 @@ class Manifold(ABC):
     def defect(self, x: Tensor) -> Tensor:
         """How far each point is from the manifold, ``(*batch,)``; see :attr:`defect_formula`."""
         error = (x - self.project(x)).abs()
-        return error.reshape(*self.batch_shape(x), -1).amax(-1)
+        return error.flatten(len(self.batch_shape(x))).amax(-1)
 
     def check_point(self, x: Tensor, name: str = "x") -> None:
         """Raise :class:`ManifoldError` unless ``x`` are finite points of the manifold, to its dtype's tolerance."""

@@ -102,7 +102,7 @@ def _transport_keeps_lengths(m: Manifold, d: Draw) -> Tensor:
 
 def _points_are_projected_onto_themselves(m: Manifold, d: Draw) -> Tensor:
     y = m.exp(d.x, d.v)
-    return m.defect(y) / (1 + y.abs().reshape(*m.batch_shape(y), -1).amax(-1))
+    return m.defect(y) / (1 + y.abs().flatten(len(m.batch_shape(y))).amax(-1))
 
 
 PROPERTIES: dict[str, Callable[[Manifold, Draw], Tensor]] = {

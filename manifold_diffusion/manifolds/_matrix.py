@@ -51,6 +51,13 @@ class _Function:
     second: Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
+def _nodes(like: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Nodes and weights along one of two leading axes."""
+    shape = [1] * (2 + like.dim())
+    shape[axis] = len(_NODES)
+    return like.new_tensor(_NODES).reshape(shape), like.new_tensor(_WEIGHTS).reshape(shape)
+
+
 def _second(
     first: Callable[[Tensor, Tensor], Tensor], curvature: Callable[[Tensor], Tensor], size: Callable[[Tensor], Tensor]
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -61,12 +68,10 @@ def _second(
         gap = high - low
         close = gap < 0.1 * size(middle)
         far = (first(middle, high) - first(low, middle)) / torch.where(close, 1.0, gap)
-        near = torch.zeros_like(far)
-        for u, wu in zip(_NODES, _WEIGHTS, strict=True):
-            for s, ws in zip(_NODES, _WEIGHTS, strict=True):
-                # Genocchi-Hermite over the triangle, by the map (u, s) -> (u, (1 - u) s).
-                near = near + wu * ws * (1 - u) * curvature(low + u * (middle - low) + (1 - u) * s * gap)
-        return torch.where(close, near, far)
+        # Genocchi-Hermite over the triangle, by the map (u, s) -> (u, (1 - u) s).
+        (u, wu), (s, ws) = _nodes(low, 0), _nodes(low, 1)
+        near = curvature(low + u * (middle - low) + (1 - u) * s * gap)
+        return torch.where(close, (wu * ws * (1 - u) * near).sum((0, 1)), far)
 
     return difference
 
@@ -78,10 +83,8 @@ def _first(value: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor])
         gap = a - b
         close = gap.abs() < 0.1
         far = (value(a) - value(b)) / torch.where(close, 1.0, gap)
-        near = torch.zeros_like(far)
-        for u, w in zip(_NODES, _WEIGHTS, strict=True):
-            near = near + w * slope(b + u * gap)
-        return torch.where(close, near, far)
+        u, w = _nodes(gap, 0)
+        return torch.where(close, (w * slope(b + u * gap)).sum((0, 1)), far)
 
     return difference
 
@@ -158,33 +161,34 @@ def _entire(k: int) -> _Function:
 _COS, _SINC = _entire(0), _entire(1)
 
 
-def _angle_derivatives(s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    r""":math:`h(s) = \arccos(s) / \sqrt{1 - s^2}` and two derivatives: :math:`(1 - s^2) h' = s h - 1`, series at 1."""
-    small = s > 0.75
-    u, t = 1 - torch.where(small, s, 1.0), torch.where(small, 0.0, s)
-    coefficients = [1.0]
-    for k in range(1, 24):
-        coefficients.append(coefficients[-1] * k / (2 * k + 1))
-    series = [torch.zeros_like(s) for _ in range(3)]
-    for k in range(len(coefficients) - 1, -1, -1):  # Horner for a polynomial in 1 - s and its derivatives in s
-        series = [
-            series[0] * u + coefficients[k],
-            series[1] * u - (k + 1) * coefficients[k + 1] if k + 1 < len(coefficients) else series[1],
-            series[2] * u + (k + 2) * (k + 1) * coefficients[k + 2] if k + 2 < len(coefficients) else series[2],
-        ]
-    square = 1 - t * t
-    h = t.arccos() / square.sqrt()
-    slope = (t * h - 1) / square
-    closed = [h, slope, (h + 3 * t * slope) / square]
-    value, first, second = (torch.where(small, a, b) for a, b in zip(series, closed, strict=True))
-    return value, first, second
+def _angle(order: int) -> Callable[[Tensor], Tensor]:
+    r"""Derivative of :math:`h(s) = \arccos(s) / \sqrt{1 - s^2}`, of order 0, 1 or 2.
+
+    It solves :math:`(1 - s^2) h' = s h - 1`, whence the derivatives and the coefficients of the series in 1 - s.
+    """
+    terms = [1.0]
+    for k in range(1, 26):
+        terms.append(terms[-1] * k / (2 * k + 1))
+    for _ in range(order):
+        terms = [-k * term for k, term in enumerate(terms)][1:]
+
+    def function(s: Tensor) -> Tensor:
+        small = s > 0.75
+        u, t = 1 - torch.where(small, s, 1.0), torch.where(small, 0.0, s)
+        series = torch.full_like(s, terms[-1])
+        for term in terms[-2::-1]:
+            series = series * u + term
+        square = 1 - t * t
+        closed = [t.arccos() / square.sqrt()]
+        closed.append((t * closed[0] - 1) / square)
+        closed.append((closed[0] + 3 * t * closed[1]) / square)
+        return torch.where(small, series, closed[order])
+
+    return function
 
 
-_ANGLE_FIRST = _first(lambda s: _angle_derivatives(s)[0], lambda s: _angle_derivatives(s)[1])
 _ANGLE = _Function(
-    lambda s: _angle_derivatives(s)[0],
-    _ANGLE_FIRST,
-    _second(_ANGLE_FIRST, lambda s: _angle_derivatives(s)[2], torch.ones_like),
+    _angle(0), _first(_angle(0), _angle(1)), _second(_first(_angle(0), _angle(1)), _angle(2), torch.ones_like)
 )
 
 

@@ -142,7 +142,7 @@ def _train(
     from pytorch_lightning import Callback, LightningModule, Trainer
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-    from ..training import ManifoldDataModule, SampleFigure
+    from ..training import SampleFigure
 
     class SaveConfig(Callback):
         """Writes the configuration when everything has been checked and training starts."""
@@ -153,17 +153,12 @@ def _train(
 
     seed, options = config["seed"], dict(config["trainer"])
     val = {"val": data.val.x, "val_cond": data.val.cond} if len(data.val.x) else {}
-    batch_size = options.pop("batch_size") or 512
-    module = ManifoldDataModule(
-        data.train.x, model.manifold, cond=data.train.cond, seed=seed, batch_size=batch_size, **val
-    )
+    own = {"cond": data.train.cond, "seed": seed, "out_dir": folder, "resume": resume, "overwrite": overwrite}
     callbacks: list[Callback] = [SaveConfig()]
     if config["figure_every"] > 0:
         callbacks.append(SampleFigure(_drawing(model, data, seed), config["figure_every"], folder / "figures"))
     try:
-        return model.fit(
-            module, seed=seed, out_dir=folder, resume=resume, overwrite=overwrite, callbacks=callbacks, **options
-        )
+        return model.fit(data.train.x, callbacks=callbacks, **val, **own, **options)
     except ManifoldDiffusionError:
         raise
     except (MisconfigurationException, ValueError) as error:  # what Lightning says of its options

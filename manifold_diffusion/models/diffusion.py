@@ -126,20 +126,11 @@ class RiemannianDiffusion(nn.Module):
         Raises:
             ManifoldError: if a point is not on the manifold, before any training.
         """
-        from ..training import ManifoldDataModule, fit
+        from ..training import as_data_module, fit
 
-        own: dict[str, Any] = {"val": val, "cond": cond, "val_cond": val_cond, "fractions": fractions}
-        if isinstance(points, ManifoldDataModule):
-            data, wrong = points, [name for name, value in own.items() if value is not None]
-            if wrong:
-                raise ConfigError(
-                    f"{', '.join(wrong)}: these belong to the data module that was given; set them there."
-                )
-            if data.manifold not in (None, self.manifold):
-                raise ConfigError(f"The data module's points are on {data.manifold}, the model is on {self.manifold}.")
-        else:
-            batch_size = options.pop("batch_size", None) or 512
-            data = ManifoldDataModule(points, self.manifold, seed=seed, batch_size=batch_size, **own)
+        own = {"val": val, "cond": cond, "val_cond": val_cond, "fractions": fractions}
+        batch_size = options.pop("batch_size", None)
+        data = as_data_module(points, self.manifold, seed=seed, batch_size=batch_size, **own)
         train = data.points("train").to(self._like())
         generator = torch.Generator(device=train.device).manual_seed(seed)
         self.process.fit_prior(train, generator)

@@ -3,7 +3,7 @@
 from .callbacks import KeepBest, RunLimits, SampleFigure
 from .checkpoint import AtomicCheckpointIO, Checkpoints, read_checkpoint
 from .csv_log import CSVLog
-from .datamodule import ManifoldDataModule
+from .datamodule import ManifoldDataModule, as_data_module
 from .ema import EMA
 from .fit import FitResult, fit
 from .loader import EvaluationLoader, TrainingLoader
@@ -28,6 +28,7 @@ __all__ = [
     "SampleFigure",
     "TrainingLoader",
     "TrainingModule",
+    "as_data_module",
     "fit",
     "read_checkpoint",
 ]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..data import Coordinates
     from ..manifolds import Manifold
 
-__all__ = ["ManifoldDataModule"]
+__all__ = ["ManifoldDataModule", "as_data_module"]
 
 ENDLESS = 1 << 40
 _MAX_DEVICE_BYTES = 2 << 30
@@ -258,3 +258,28 @@ def _check_finite(name: str, values: Tensor) -> None:
         raise DataError(
             f"{name}: row {row} is not finite ({values[row].tolist()}), {int(bad.sum())} rows in all. Drop them."
         )
+
+
+def as_data_module(
+    data: Any, manifold: Manifold | None, *, seed: int, batch_size: int | None = None, **own: Any
+) -> ManifoldDataModule:
+    """A :class:`ManifoldDataModule` of the data, or the one that was given, checked against the other arguments.
+
+    Args:
+        data: a data module, or what its first argument may be.
+        manifold: where points must lie; None to check only that they are finite.
+        seed: of a new module.
+        batch_size: of a new module; None for its default.
+        own: further arguments of a new module; None where they are left out.
+
+    Raises:
+        ConfigError: if arguments are given beside a data module, or it is on another manifold.
+    """
+    given = {name: value for name, value in {**own, "batch_size": batch_size}.items() if value is not None}
+    if not isinstance(data, ManifoldDataModule):
+        return ManifoldDataModule(data, manifold, seed=seed, **given)
+    if given:
+        raise ConfigError(f"{', '.join(given)}: these belong to the data module that was given; set them there.")
+    if manifold is not None and data.manifold not in (None, manifold):
+        raise ConfigError(f"The data module's points are on {data.manifold}, the model is on {manifold}.")
+    return data

@@ -19,7 +19,7 @@ from ._lightning import StopRequest, TrainingStopped, quiet_lightning, stop_on_i
 from .callbacks import KeepBest, RunLimits
 from .checkpoint import AtomicCheckpointIO, Checkpoints, check_compatible, check_writable, read_checkpoint
 from .csv_log import CSVLog
-from .datamodule import ManifoldDataModule
+from .datamodule import ManifoldDataModule, as_data_module
 from .ema import EMA
 from .module import CHECKPOINT_KEY, HasLoss, HistoryRow, TrainingModule
 from .progress import ProgressBar
@@ -196,7 +196,7 @@ def fit(
     elif generator is not None:
         seed = int(torch.randint(1 << 31, (), generator=generator, device=generator.device))
 
-    datamodule = _datamodule(data, manifold, val, cond, val_cond, batch_size, seed)
+    datamodule = as_data_module(data, manifold, val=val, cond=cond, val_cond=val_cond, batch_size=batch_size, seed=seed)
     datamodule.setup("fit")
     validates = datamodule.has_validation
     for name, value in (("val_metric", val_metric), ("patience", patience)):
@@ -332,28 +332,6 @@ def _find_checkpoint(folder: Path | None, resume: str | Path | bool | None, over
             "overwrite=True, or choose another out_dir."
         )
     return None
-
-
-def _datamodule(
-    data: Any,
-    manifold: Manifold | None,
-    val: Any,
-    cond: Tensor | None,
-    val_cond: Tensor | None,
-    batch_size: int | None,
-    seed: int,
-) -> ManifoldDataModule:
-    if not isinstance(data, ManifoldDataModule):
-        return ManifoldDataModule(
-            data, manifold, val=val, cond=cond, val_cond=val_cond, batch_size=batch_size or 512, seed=seed
-        )
-    given = {"val": val, "cond": cond, "val_cond": val_cond, "batch_size": batch_size}
-    wrong = [name for name, value in given.items() if value is not None]
-    if wrong:
-        raise ConfigError(f"{', '.join(wrong)}: these belong to the data module that was given; set them there.")
-    if manifold is not None and data.manifold is not None and manifold != data.manifold:
-        raise ConfigError(f"manifold is {manifold!r}, but the data module's is {data.manifold!r}.")
-    return data
 
 
 def _loggers(folder: Path, resume_step: int | None) -> list[Logger]:

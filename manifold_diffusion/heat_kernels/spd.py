@@ -8,7 +8,7 @@ from torch import Tensor
 from .._errors import CapabilityError
 from ..manifolds import SPD, Pullback
 from ..manifolds._cholesky import cholesky, whiten
-from ..manifolds._matrix import differentiated, eigh, sym, sym_exp, sym_log1p
+from ..manifolds._matrix import _differentiated, differentiated, eigh, log1p_values, sym, sym_exp, sym_log1p
 from ._spd_tables import radial_law
 from .base import HeatKernel, KernelSample, brownian_time, heat_kernel
 from .pullback import PullbackKernel
@@ -86,7 +86,10 @@ class AffineSPDKernel(HeatKernel):
         return sym(frame @ frame.mT), frame, h, t
 
     def log_prob(self, x: Tensor, x0: Tensor, tau: Tensor | float) -> Tensor:
-        a, _, t = self._relative(x, x0, tau)
+        e, _, t = self._excess(x, x0, tau)
+        if not _differentiated(e):
+            return self._law.log_prob(log1p_values(eigh(sym(e))[0]), t).to(x.dtype)
+        a = sym_log1p(e)
         fixed = a.detach()
         h, vectors = eigh(fixed)
         value = self._law.log_prob(h, t)
@@ -99,9 +102,17 @@ class AffineSPDKernel(HeatKernel):
             value = value + (bend * diagonal.unsqueeze(-1) * diagonal.unsqueeze(-2)).sum((-2, -1)) / 2
             value = value + (turn * e * e).sum((-2, -1)) / 2
         return value.to(x.dtype)
+        # Second-order expansion of a symmetric function of eigenvalues (Lewis and Sendov, 2001).
+        e = vectors.mT @ (a - fixed) @ vectors
+        diagonal = e.diagonal(dim1=-2, dim2=-1)
+        slope, bend, turn = self._derivatives(h, t)
+        first = self._law.log_prob(h, t) + (slope * diagonal).sum(-1)
+        second = (bend * diagonal.unsqueeze(-1) * diagonal.unsqueeze(-2)).sum((-2, -1)) + (turn * e * e).sum((-2, -1))
+        return (first + second / 2).to(x.dtype)
 
     def score(self, x: Tensor, x0: Tensor, tau: Tensor | float) -> Tensor:
-        a, lower, t = self._relative(x, x0, tau)
+        e, lower, t = self._excess(x, x0, tau)
+        a = sym_log1p(e)
         fixed = a.detach()
         h, vectors = eigh(fixed)
         slope = torch.diag_embed(self._law.slope(h, t))
@@ -112,11 +123,11 @@ class AffineSPDKernel(HeatKernel):
         half = lower @ sym_exp(a / 2)
         return sym(half @ (vectors @ slope @ vectors.mT) @ half.mT).to(x.dtype)
 
-    def _relative(self, x: Tensor, x0: Tensor, tau: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
-        """Logarithm of L0^-1 x L0^-T, L0 and the time."""
+    def _excess(self, x: Tensor, x0: Tensor, tau: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+        """L0^-1 x L0^-T - I without cancellation for close points, L0 and the time."""
         lower, inverse = whiten(x0.double())
-        a = sym_log1p(inverse @ (x.double() - x0.double()) @ inverse.mT)
-        return a, lower, brownian_time(tau, a, self._law.tau_end)
+        e = inverse @ (x.double() - x0.double()) @ inverse.mT
+        return e, lower, brownian_time(tau, e, self._law.tau_end)
 
     def _derivatives(self, h: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Slope g in H, its Jacobian, and (g_i - g_j) / (H_i - H_j) off the diagonal."""

@@ -35,10 +35,9 @@ def _complete_sums(a: Tensor, b: Tensor, c: Tensor, d: Tensor, coefficients: lis
 def _third(
     f: _Function, near: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor], size: Callable[[Tensor], Tensor]
 ) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """f[a, b, c, d] as a quotient of the widest pair; for four close values a Taylor series about their middle."""
+    """f[a, b, c, d], a <= .. <= d, as a quotient of the widest pair; for close values a series about their middle."""
 
-    def difference(*nodes: Tensor) -> Tensor:
-        a, b, c, d = torch.stack(torch.broadcast_tensors(*nodes)).sort(0).values.unbind(0)
+    def difference(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
         gap, middle = d - a, (a + d) / 2
         close = gap < size(middle)
         far = (f.second(b, c, d) - f.second(a, b, c)) / torch.where(close, 1.0, gap)
@@ -46,6 +45,18 @@ def _third(
         return torch.where(close, near(middle, *shifted), far)
 
     return difference
+
+
+def _symmetric(f: Callable[..., Tensor], values: Tensor, order: int) -> Tensor:
+    """A symmetric function of ``order`` of the ascending eigenvalues, ``(*batch, n, .., n)``; once per multiset."""
+    n = values.shape[-1]
+    sets = torch.combinations(torch.arange(n, device=values.device), order, with_replacement=True)
+    once = f(*values[..., sets].unbind(-1))
+    # The number of a sorted multi-index is that of its code among the codes of the sets, which ascend.
+    index = torch.stack(torch.meshgrid(*[torch.arange(n, device=values.device)] * order, indexing="ij"), -1)
+    weights = n ** torch.arange(order - 1, -1, -1, device=values.device)
+    codes = (index.sort(-1).values * weights).sum(-1)
+    return once[..., torch.searchsorted((sets * weights).sum(-1), codes)]
 
 
 _EXP_SERIES = [1 / math.factorial(k + 3) for k in range(_TERMS)]
@@ -85,11 +96,8 @@ def _derivative(
     out = f.first(values.unsqueeze(-1), values.unsqueeze(-2)) * u
     if differentiated(a):
         e = vectors.mT @ (a - constant) @ vectors
-        i, j = values[..., :, None, None], values[..., None, None, :]
-        second = f.second(i, values[..., None, :, None], j)
+        second, cubic = _symmetric(f.second, values, 3), _symmetric(third, values, 4)
         out = out + (second * (_ikj(e, u) + _ikj(u, e))).sum(-2)
-        k, m = values[..., None, :, None, None], values[..., None, None, :, None]
-        cubic = third(values[..., :, None, None, None], k, m, values[..., None, None, None, :])
         out = out + (cubic * (_iklj(e, e, u) + _iklj(e, u, e) + _iklj(u, e, e))).sum((-3, -2))
     return sym(vectors @ out @ vectors.mT)
 

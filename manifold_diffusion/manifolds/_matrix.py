@@ -36,6 +36,7 @@ __all__ = [
     "sym_log1p",
     "sym_sqrt",
 ]
+__all__ = ["eigh", "log1p_values", "sym", "sym_exp", "sym_inverse_sqrt", "sym_log", "sym_log1p", "sym_sqrt"]
 
 # Four Gauss-Legendre nodes and weights on [0, 1].
 _NODES = (0.06943184420297371, 0.33000947820757187, 0.6699905217924281, 0.9305681557970262)
@@ -217,6 +218,10 @@ def _in_forward_mode() -> bool:
     return torch.autograd.forward_ad._current_level >= 0
 
 
+def _floored(values: Tensor, floor: float, shift: float) -> Tensor:
+    return torch.maximum(values, floor * torch.finfo(values.dtype).eps * (values[..., -1:] + shift) - shift)
+
+
 def _apply(f: _Function, a: Tensor, floor: float | None = None, shift: float = 0.0) -> Tensor:
     return _apply_all((f,), a, floor, shift)[0]
 
@@ -232,6 +237,9 @@ def _apply_all(
         values = torch.maximum(values, floor * torch.finfo(values.dtype).eps * (values[..., -1:] + shift) - shift)
     inner = [torch.diag_embed(f.value(values)).to(a.dtype) for f in functions]
     if differentiated(a):
+        values = _floored(values, floor, shift)
+    inner = torch.diag_embed(f.value(values)).to(a.dtype)
+    if _differentiated(a):
         e = vectors.mH @ (a - constant) @ vectors
         i, j, k = (
             values.unsqueeze(-1).unsqueeze(-1),
@@ -253,6 +261,11 @@ def sym_exp(a: Tensor) -> Tensor:
 def sym_log(a: Tensor) -> Tensor:
     """Logarithm of a symmetric (Hermitian) positive definite matrix."""
     return _apply(_LOG, a, 0.1)
+
+
+def log1p_values(values: Tensor) -> Tensor:
+    """``log1p`` of the ascending eigenvalues of a matrix, the same as :func:`sym_log1p` takes."""
+    return torch.log1p(_floored(values, 1.0, 1.0))
 
 
 def sym_log1p(a: Tensor) -> Tensor:

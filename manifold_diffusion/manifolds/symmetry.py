@@ -155,10 +155,10 @@ def _(manifold: SPD) -> Symmetry | None:
         return _pullback(manifold)
 
     def symmetry(x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        # x y^-1 x and x y^-1 v y^-1 x
+        # x y^-1 x and -x y^-1 v y^-1 x
         _, inverse = whiten(wide(y))
         p = wide(x) @ inverse.mT
-        return (p @ p.mT).to(y.dtype), (p @ sym(inverse @ wide(v) @ inverse.mT) @ p.mT).to(v.dtype)
+        return (p @ p.mT).to(y.dtype), -(p @ sym(inverse @ wide(v) @ inverse.mT) @ p.mT).to(v.dtype)
 
 
 @geodesic_symmetry.register

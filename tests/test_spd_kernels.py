@@ -56,14 +56,14 @@ def radial_points(tau: float, n: int = 72) -> tuple[Tensor, np.ndarray]:
     return h, (area * w[:, None] * w).reshape(-1)
 
 
-@pytest.mark.parametrize("tau", [1e-3, 0.3, 2.0, 8.0])
+@pytest.mark.parametrize("tau", [1e-3, 0.3, 2.0, 8.0, 20.0])
 def test_total_mass_and_mean_of_three_by_three_matrices(tau):
     h, weights = radial_points(tau)
     log_p = radial_law(3).log_prob(h, torch.tensor(tau, dtype=F64))
     p = (log_p + 0.5 * math.log(2 * math.pi * tau)).exp().numpy() * weights  # without the determinant's Gaussian
-    assert p.sum() == pytest.approx(1, abs=2e-8)
+    assert p.sum() == pytest.approx(1, abs=1e-7)
     trace = h.exp().sum(-1).numpy()
-    assert (p * trace).sum() * math.exp(tau / 6) == pytest.approx(3 * math.exp(tau), rel=1e-7)
+    assert (p * trace).sum() * math.exp(tau / 6) == pytest.approx(3 * math.exp(tau), rel=2e-7)
 
 
 def test_peak_agrees_with_the_plancherel_formula():
@@ -93,13 +93,13 @@ def test_short_times_know_the_scalar_curvature():
 
 def test_the_table_is_the_quadrature():
     rng = np.random.default_rng(0)
-    tau = np.exp(rng.uniform(math.log(1e-3), math.log(12.0), 200))
+    tau = np.exp(rng.uniform(math.log(1e-3), math.log(30.0), 200))
     x, y = rng.uniform(0, 1, (2, 200)) ** 2 * (1 + 10 * np.sqrt(tau))
     h = torch.tensor(np.stack([-(x + 2 * y) / 3, (y - x) / 3, (2 * x + y) / 3], -1))
     ours = radial_law(3).log_prob(h, torch.tensor(tau))
     pairs = sum(np.log(np.sinh(g / 2) / (g / 2)) for g in (x, y, x + y))
     leading = -(h**2).sum(-1).numpy() / (2 * tau) - 3 * np.log(2 * math.pi * tau) - pairs / 2
-    np.testing.assert_allclose(ours.numpy(), leading + tau * spd3_correction(x, y, tau), rtol=1e-9, atol=3e-8)
+    np.testing.assert_allclose(ours.numpy(), leading + tau * spd3_correction(x, y, tau), rtol=1e-9, atol=1e-7)
 
 
 def test_two_by_two_matrices_have_the_law_of_a_line_and_a_plane():
@@ -243,8 +243,8 @@ def test_what_has_no_kernel_says_what_would_do():
     with pytest.raises(CapabilityError, match=r"SPD\(4\) has no heat kernel.*SPD\(4, 'log_euclidean'\).*Langevin"):
         heat_kernel(SPD(4))
     assert isinstance(default_process(SPD(4)), Langevin)
-    with pytest.raises(ConfigError, match=r"beyond the range of this kernel, \(0, 12\]"):
-        heat_kernel(SPD(3)).sample(torch.eye(3), 13.0)
+    with pytest.raises(ConfigError, match=r"beyond the range of this kernel, \(0, 30\]"):
+        heat_kernel(SPD(3)).sample(torch.eye(3), 31.0)
 
 
 @pytest.mark.parametrize("M", [SPD(3), SPD(3, "log_euclidean"), SPD(3, "log_cholesky"), Correlation(3)], ids=repr)

@@ -66,8 +66,8 @@ class _Plane(RadialLaw):
 
 # ---------------------------------------------------------------------- three by three
 
-_VERSION = 1
-_TIMES, _GAPS = 10, 24
+_VERSION = 2
+_TIMES, _GAPS = 12, 24
 _TIME_UNIT, _GAP_UNIT = 4.0, 6.0
 _GAP_END = 60.0  # exp(60): eigenvalues further apart are not representable beside each other in float64
 

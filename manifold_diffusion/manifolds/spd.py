@@ -45,9 +45,9 @@ class SPD(Manifold):
     Example:
         >>> import torch
         >>> M = SPD(2)
-        >>> x, y = torch.eye(2), torch.diag(torch.tensor([torch.e, 1.0]))
+        >>> x, y = torch.eye(2), torch.diag(torch.tensor([4.0, 1.0]))
         >>> M.dist(x, y), M.geodesic(x, y, 0.5).diagonal()
-        (tensor(1.), tensor([1.6487, 1.0000]))
+        (tensor(1.3863), tensor([2., 1.]))
 
     References:
         Pennec, Fillard and Ayache, *A Riemannian framework for tensor computing*, 2006.

@@ -31,7 +31,8 @@ def load_covariances(channels: tuple[int, ...] = (1, 4, 6), window: int = 100) -
         starts = [i for i in range(0, len(label) - window, window) if (label[i : i + window] == label[i]).all()]
         parts += [torch.tensor(signal[i : i + window]).T.cov() for i in starts]
     x, flat = torch.stack(parts), SPD(len(channels), "log_euclidean")
-    half = flat.geodesic(flat.origin(torch.float64), flat.point(flat.chart(x).mean(0)), -0.5)
+    one = flat.origin(torch.float64)
+    half = flat.geodesic(one, flat.exp(one, flat.log(one, x).mean(0)), -0.5)
     return flat.project(half @ x @ half).float()
 
 
@@ -39,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="a few points and steps, to see that everything runs")
     parser.add_argument("--metric", default="affine", help="affine, log_euclidean or log_cholesky")
-    parser.add_argument("--steps", type=int, default=3000, help="optimiser steps")
+    parser.add_argument("--steps", type=int, default=2000, help="optimiser steps")
     parser.add_argument("--seed", type=int, default=0, help="of the split, the training and the samples")
     parser.add_argument("--out", type=Path, default=Path("runs/spd"), help="folder for the model and the picture")
     args = parser.parse_args()
@@ -54,10 +55,10 @@ def main() -> None:
     say(f"covariances on {M}: {len(train)} to train on, {len(val)} to choose by, {len(test)} held out")
     rows = []
     for name, kind in BASELINES.items():
-        rows.append((name, metrics.nll(kind.fit(M, train, val[:150], (0.1, 0.2, 0.4, 0.8)).log_prob(test))))
+        rows.append((name, metrics.nll(kind.fit(M, train, val[:100], (0.1, 0.2, 0.4, 0.8)).log_prob(test))))
         say(f"{name}: held-out NLL {rows[-1][1]}")
 
-    process = BrownianMotion(M, default_schedule(M, tau_min=1e-3))
+    process = BrownianMotion(M, default_schedule(M, tau_min=1e-2))
     model = RiemannianDiffusion(M, process, TangentMLP(process, seed=args.seed))
     options = {"batch_size": 128, "ema_decay": 0.998, "out_dir": args.out, "overwrite": True}
     model.fit(train, val, max_steps=steps, seed=args.seed, **options)

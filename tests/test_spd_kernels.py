@@ -14,7 +14,7 @@ from manifold_diffusion import RiemannianDiffusion
 from manifold_diffusion._config import from_config, to_config
 from manifold_diffusion._errors import CapabilityError, ConfigError
 from manifold_diffusion.heat_kernels import HeatKernelMixture, heat_kernel
-from manifold_diffusion.heat_kernels._spd_law import spd3_correction
+from manifold_diffusion.heat_kernels._spd_law import _log_integral, _rule, spd3_correction
 from manifold_diffusion.heat_kernels._spd_tables import radial_law
 from manifold_diffusion.manifolds import SPD, Correlation, Euclidean, Hyperboloid, Manifold, Pullback, divergence
 from manifold_diffusion.networks import TangentMLP
@@ -101,6 +101,19 @@ def test_the_table_is_the_quadrature():
     pairs = sum(np.log(np.sinh(g / 2) / (g / 2)) for g in (x, y, x + y))
     leading = -(h**2).sum(-1).numpy() / (2 * tau) - 3 * np.log(2 * math.pi * tau) - pairs / 2
     np.testing.assert_allclose(ours.numpy(), leading + tau * spd3_correction(x, y, tau), rtol=1e-9, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("tau", "error"), [(0.01, 1e-9), (0.5, 1e-9), (6.0, 4e-9), (12.0, 4e-9), (20.0, 6e-8), (30.0, 2e-6)]
+)
+def test_the_law_of_three_by_three_matrices_is_converged(tau, error):
+    x, y = np.array([0.0, 1.0, 0.5, 4.0, 20.0, 40.0]), np.array([1e-6, 2.0, 8.0, 4.0, 30.0, 1.0])
+    h = np.stack([-(x + 2 * y) / 3, (y - x) / 3, (2 * x + y) / 3], -1)
+    integral = _log_integral(h, np.full(6, tau), _rule(44, 0.22, 9.6, 0.35))
+    flat = -(h**2).sum(-1) / (2 * tau) - 3 * math.log(2 * math.pi * tau)
+    expected = flat + integral + 1.5 * math.log(4 / (math.pi * tau)) - tau / 4
+    ours = radial_law(3).log_prob(torch.tensor(h), torch.tensor(tau, dtype=F64)).numpy()
+    np.testing.assert_allclose(ours, expected, rtol=1e-11, atol=error)
 
 
 def test_two_by_two_matrices_have_the_law_of_a_line_and_a_plane():

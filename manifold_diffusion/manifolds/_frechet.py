@@ -6,6 +6,7 @@ As in ``_matrix``, eigenvalues and eigenvectors are constants, and what depends 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -47,16 +48,20 @@ def _third(
     return difference
 
 
+def _multisets(n: int, order: int) -> tuple[list[list[int]], list[int]]:
+    """The multisets of ``order`` of n indices, and which one each multi-index, in row-major order, is."""
+    indices = list(itertools.product(range(n), repeat=order))
+    sets = [i for i in indices if list(i) == sorted(i)]
+    number = {s: k for k, s in enumerate(sets)}
+    return [list(s) for s in sets], [number[tuple(sorted(i))] for i in indices]
+
+
 def _symmetric(f: Callable[..., Tensor], values: Tensor, order: int) -> Tensor:
     """A symmetric function of ``order`` of the ascending eigenvalues, ``(*batch, n, .., n)``; once per multiset."""
     n = values.shape[-1]
-    sets = torch.combinations(torch.arange(n, device=values.device), order, with_replacement=True)
+    sets, index = (torch.tensor(a, device=values.device) for a in _multisets(n, order))
     once = f(*values[..., sets].unbind(-1))
-    # The number of a sorted multi-index is that of its code among the codes of the sets, which ascend.
-    index = torch.stack(torch.meshgrid(*[torch.arange(n, device=values.device)] * order, indexing="ij"), -1)
-    weights = n ** torch.arange(order - 1, -1, -1, device=values.device)
-    codes = (index.sort(-1).values * weights).sum(-1)
-    return once[..., torch.searchsorted((sets * weights).sum(-1), codes)]
+    return once[..., index].reshape(*values.shape[:-1], *[n] * order)
 
 
 _EXP_SERIES = [1 / math.factorial(k + 3) for k in range(_TERMS)]

@@ -41,10 +41,11 @@ def kernel_log_prob(manifold: Grassmann, x: torch.Tensor, centres: torch.Tensor,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="a few points and steps, to see that everything runs")
-    parser.add_argument("--steps", type=int, default=500, help="optimiser steps")
+    parser.add_argument("--steps", type=int, default=1500, help="optimiser steps")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap, the training and the samples")
     parser.add_argument("--out", type=Path, default=Path("runs/subspaces"), help="folder for the model and the picture")
     args = parser.parse_args()
+    torch.set_num_threads(1)  # the tensors of a step are small: a second thread only waits
     start, generator = time.perf_counter(), torch.Generator().manual_seed(args.seed)
     manifold = Grassmann(4, 2)
     n, steps = (100, 10) if args.smoke else (1000, args.steps)

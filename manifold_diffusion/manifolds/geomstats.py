@@ -111,6 +111,7 @@ class GeomstatsManifold(Manifold):
         # Symmetric matrices and the like: geomstats reads one triangle, and differentiates as if it had read both.
         # Arguments are projected onto the linear space first, so that values and derivatives belong together.
         self._linear = self.dim < self._size and _in_vector_space(self.space)
+        self._charted = self.dim == self._size or self._linear
         self._projects = self._has(lambda: self.space.projection(point=self._array(self.random_point(2))))
         self._origin = self._find_origin()
         points = torch.cat([self._origin.unsqueeze(0), self.random_point(2)])
@@ -162,7 +163,7 @@ class GeomstatsManifold(Manifold):
         return self._call("inner product", product, (), x, u, v)
 
     def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
-        if self.dim == self._size:  # an open set
+        if self.dim == self._size:  # an open set of the ambient space
             return v
         if not self._oblique:
             return self._tangent(x, v)
@@ -201,6 +202,19 @@ class GeomstatsManifold(Manifold):
     def origin(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
         """The identity of a group; else the first of 0, e_1 (or the identity matrix) and (1, ..., 1) in the space."""
         return self._origin.to(device=device, dtype=dtype or torch.get_default_dtype())
+
+    @property
+    def frame_dim(self) -> int:
+        return self.dim if self._charted else self._size
+
+    def from_frame(self, x: Tensor, a: Tensor) -> Tensor:
+        """Tangent vector from coefficients: on an open set, where one smooth field of bases covers all, in a basis.
+
+        An ambient vector of length 1 may be long in the metric, such as close to the boundary of a half-space.
+        """
+        if not self._charted:
+            return super().from_frame(x, a)
+        return (self.per_point(a) * self.tangent_basis(x)).sum(a.dim() - 1)
 
     def defect(self, x: Tensor) -> Tensor:
         if x.numel() == 0:

@@ -32,7 +32,7 @@ def load_geomstats() -> str:
         backend = importlib.import_module("geomstats.backend")
     except ModuleNotFoundError as error:
         raise CapabilityError(
-            f"from_geomstats needs geomstats: {error}. Install it: pip install 'geomstats>=2.8'"
+            f"from_geomstats needs geomstats: {error}. Install it: pip install 'geomstats>=2.8'."
         ) from error
     finally:
         torch.set_default_dtype(default)  # geomstats sets torch's to float64

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,8 @@ _LENGTHS = (0.0, 1e-12, 1e-8, 1e-6, 1e-4, 1e-2, 0.1, 0.3, 0.6, 0.9, 1.0)
 _SHAPES = ((), (1,), (3,), (2, 2), (0,))
 
 
-class Draw(NamedTuple):
+@dataclass(frozen=True)
+class Draw:
     """Arguments of a property, all with the same batch shape.
 
     Attributes:

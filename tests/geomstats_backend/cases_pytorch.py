@@ -65,7 +65,7 @@ SKIPPED: dict[str, dict[str, str]] = {
     "lines": {},
 }
 
-SLOW = {"lines", "log-euclidean"}  # matrix logarithms, of scipy or by eigenvalues
+SLOW = {"lines", "log-euclidean", "product"}  # matrix logarithms, of scipy or by eigenvalues
 NAMES = [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in SPACES]
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from .._errors import CapabilityError
 from ..manifolds import SPD, Pullback
 from ..manifolds._cholesky import cholesky, whiten
-from ..manifolds._matrix import _differentiated, differentiated, eigh, log1p_values, sym, sym_exp, sym_log1p
+from ..manifolds._matrix import differentiated, differentiated, eigh, log1p_values, sym, sym_exp, sym_log1p
 from ._spd_tables import radial_law
 from .base import HeatKernel, KernelSample, brownian_time, heat_kernel
 from .pullback import PullbackKernel
@@ -87,7 +87,7 @@ class AffineSPDKernel(HeatKernel):
 
     def log_prob(self, x: Tensor, x0: Tensor, tau: Tensor | float) -> Tensor:
         e, _, t = self._excess(x, x0, tau)
-        if not _differentiated(e):
+        if not differentiated(e):
             return self._law.log_prob(log1p_values(eigh(sym(e))[0]), t).to(x.dtype)
         a = sym_log1p(e)
         fixed = a.detach()

@@ -27,6 +27,7 @@ from .._safe import sinhc
 __all__ = [
     "differentiated",
     "eigh",
+    "log1p_values",
     "sym",
     "sym_arccos_over_sine",
     "sym_cos_sinc",
@@ -36,7 +37,6 @@ __all__ = [
     "sym_log1p",
     "sym_sqrt",
 ]
-__all__ = ["eigh", "log1p_values", "sym", "sym_exp", "sym_inverse_sqrt", "sym_log", "sym_log1p", "sym_sqrt"]
 
 # Four Gauss-Legendre nodes and weights on [0, 1].
 _NODES = (0.06943184420297371, 0.33000947820757187, 0.6699905217924281, 0.9305681557970262)
@@ -234,12 +234,9 @@ def _apply_all(
     constant = a.detach()
     values, vectors = eigh(constant)
     if floor is not None:  # rounding may push the least eigenvalue of an ill-conditioned matrix to zero or below
-        values = torch.maximum(values, floor * torch.finfo(values.dtype).eps * (values[..., -1:] + shift) - shift)
+        values = _floored(values, floor, shift)
     inner = [torch.diag_embed(f.value(values)).to(a.dtype) for f in functions]
     if differentiated(a):
-        values = _floored(values, floor, shift)
-    inner = torch.diag_embed(f.value(values)).to(a.dtype)
-    if _differentiated(a):
         e = vectors.mH @ (a - constant) @ vectors
         i, j, k = (
             values.unsqueeze(-1).unsqueeze(-1),

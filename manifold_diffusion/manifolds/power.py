@@ -77,6 +77,9 @@ class Power(Manifold):
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
         return self.manifold.exp(x, v)
 
+    def move(self, x: Tensor, v: Tensor) -> Tensor:
+        return self.manifold.move(x, v)
+
     def log(self, x: Tensor, y: Tensor) -> Tensor:
         return self.manifold.log(x, y)
 

@@ -1,4 +1,4 @@
-"""What every test stands on: one thread per worker, one global seed, and no test that changes torch's globals."""
+"""What every test stands on: its own tables, one thread per worker, one global seed, and no test that changes torch's globals."""
 
 from __future__ import annotations
 
@@ -21,6 +21,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # The same examples in every run: a failure is then a property of the change, not of the day.
 hypothesis.settings.register_profile("default", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("default")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def table_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tables are built by the tests themselves, not read from whatever an earlier version left in the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MANIFOLD_DIFFUSION_CACHE", str(tmp_path_factory.mktemp("tables")))
+        yield
 
 
 def _globals() -> dict[str, object]:

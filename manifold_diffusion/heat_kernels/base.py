@@ -45,9 +45,12 @@ class HeatKernel(ABC):
         manifold: where the Brownian motion lives.
         terms_per_pair: terms that are summed for one density, where they are many: what looks at all pairs of points
             then takes fewer points.
+        exact_targets: whether the targets of :meth:`sample_with_score` are :meth:`score` at the samples; if not, their
+            mean given the sample is, which is all that regression needs.
     """
 
     terms_per_pair: int = 1
+    exact_targets: bool = True
     manifold: Any  # the class of manifold that the kernel is registered for
 
     @abstractmethod

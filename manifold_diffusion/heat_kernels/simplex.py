@@ -36,6 +36,8 @@ class SimplexKernel(HeatKernel):
         manifold: a ``Simplex(k)``.
     """
 
+    exact_targets = False
+
     def __init__(self, manifold: Simplex) -> None:
         self.manifold = manifold
         self._sphere = heat_kernel(Sphere(manifold.k - 1))

@@ -8,7 +8,7 @@ from torch import Tensor
 from .._errors import CapabilityError
 from ..manifolds import SPD, Pullback
 from ..manifolds._cholesky import cholesky, whiten
-from ..manifolds._matrix import differentiated, differentiated, eigh, log1p_values, sym, sym_exp, sym_log1p
+from ..manifolds._matrix import differentiated, eigh, log1p_values, sym, sym_exp, sym_log1p
 from ._spd_tables import radial_law
 from .base import HeatKernel, KernelSample, brownian_time, heat_kernel
 from .pullback import PullbackKernel

@@ -160,6 +160,8 @@ def _(manifold: SPD) -> Symmetry | None:
         p = wide(x) @ inverse.mT
         return (p @ p.mT).to(y.dtype), -(p @ sym(inverse @ wide(v) @ inverse.mT) @ p.mT).to(v.dtype)
 
+    return symmetry
+
 
 @geodesic_symmetry.register
 def _(manifold: MatrixGroup) -> Symmetry:

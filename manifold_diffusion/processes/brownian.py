@@ -115,7 +115,10 @@ class BrownianMotion(Process):
         if self.n_steps is not None:
             return self.simulated_mismatch(x0, generator, max_points)
         fewer = int(max_points / heat_kernel(self.manifold).terms_per_pair ** 0.5)
-        return super().prior_mismatch(x0, generator, max(fewer, 16))
+        try:
+            return super().prior_mismatch(x0, generator, max(fewer, 16))
+        except CapabilityError:  # of a kernel whose density has too many terms, although its samples don't
+            return self.simulated_mismatch(x0, generator, max_points)
 
     def fit_prior(self, x0: Tensor, generator: torch.Generator | None = None) -> None:
         if isinstance(self.prior, HeatPrior):

@@ -126,7 +126,7 @@ class HeatPrior(nn.Module):
                 + (
                     "Take a compact manifold around it: Restricted(Box(lower, upper), inequalities)."
                     if isinstance(manifold, WithBoundary)
-                    else f"Use Langevin({manifold})."
+                    else f"Langevin({manifold}) has a wrapped normal as its prior and needs neither."
                 )
             ) from error
         self.manifold, self.tau, self.n_centres = manifold, float(tau), n_centres

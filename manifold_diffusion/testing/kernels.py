@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._errors import ConfigError
 from ..heat_kernels import HeatKernel, heat_kernel
-from ..manifolds import Compact, Manifold
+from ..manifolds import Compact, Manifold, WithBoundary
 from .laws import Law, LawError, LawRecord, check_laws, law, require_small, require_zero_mean
 from .sampling import random_points, reach
 
@@ -75,20 +75,21 @@ def _pairs(
     return kernel.sample(x0, tau, generator), x0
 
 
-def _weighted(kernel: HeatKernel, tau: float, dtype: torch.dtype, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    r"""Squared distances over tau, and weights that make an average over them an integral against the density.
+def _weighted(kernel: HeatKernel, x0: Tensor, tau: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    r"""Squared distances from ``x0`` over tau, and weights that make an average an integral against the density.
 
     ``v`` is normal with variance ``1.3 tau`` in the tangent space, and the weight is :math:`p(\exp v)\,|\det d\exp|`
     over the density of ``v``, or zero where ``v`` is no minimal geodesic: the vectors inside the cut locus reach every
-    point but a null set once.
+    point but a null set once. Domains with boundary are taken to be convex: minimal geodesics stay inside.
     """
     m, wide = kernel.manifold, 1.3 * tau
-    x0 = _starts(m, 1, dtype, generator).expand(_N, *m.point_shape)
     v = wide**0.5 * m.random_tangent(x0, generator=generator)
     x, square = m.exp(x0, v), m.inner(x0, v, v)
-    log_normal = -square / (2 * wide) - m.dim / 2 * torch.log(torch.tensor(2 * torch.pi * wide, dtype=dtype))
+    log_normal = -square / (2 * wide) - m.dim / 2 * torch.log(torch.tensor(2 * torch.pi * wide, dtype=x0.dtype))
     weight = (kernel.log_prob(x, x0, tau) + m.log_det_exp(x0, v) - log_normal).exp()
     minimal = square.sqrt() <= m.dist(x0, x) * (1 + 1e-6) + 1e-9
+    if isinstance(m, WithBoundary):
+        minimal = minimal & m.inside(x)
     return square / tau, torch.where(minimal, weight, 0.0)
 
 
@@ -110,7 +111,8 @@ def kernel_has_mass_one(manifold: Manifold, dtype: torch.dtype, generator: torch
     """The density integrates to 1 in the Riemannian volume."""
     kernel = heat_kernel(manifold)
     for tau in _TAUS:
-        _, weight = _weighted(kernel, tau, dtype, generator)
+        x0 = _starts(manifold, 1, dtype, generator).expand(_N, *manifold.point_shape)
+        _, weight = _weighted(kernel, x0, tau, generator)
         _require_mean(manifold, "kernel_has_mass_one", weight, f"the mass minus 1 at tau = {tau}", 0.02, 1.0)
     if isinstance(manifold, Compact):
         x = manifold.random_uniform(_N, generator=generator, dtype=dtype)
@@ -124,8 +126,8 @@ def kernel_samples_have_the_density(manifold: Manifold, dtype: torch.dtype, gene
     """Functions of the distance have the same mean under ``sample`` as in an integral against ``log_prob``."""
     kernel, name = heat_kernel(manifold), "kernel_samples_have_the_density"
     for tau in _TAUS:
-        square, weight = _weighted(kernel, tau, dtype, generator)
         x0 = _starts(manifold, 1, dtype, generator).expand(_N, *manifold.point_shape)
+        square, weight = _weighted(kernel, x0, tau, generator)
         drawn = manifold.dist(x0, kernel.sample(x0, tau, generator)).square() / tau
         for what, f in (("exp(-d^2/2 tau)", lambda s: (-s / 2).exp()), ("d^2/tau", lambda s: s / manifold.dim)):
             # Independent draws: the difference of the pairs has the standard error of the difference of the means.
@@ -190,8 +192,10 @@ def score_is_the_gradient(manifold: Manifold, dtype: torch.dtype, generator: tor
 
 @law(registry=KERNEL_LAWS)
 def score_of_a_sample(manifold: Manifold, dtype: torch.dtype, generator: torch.Generator) -> None:
-    """``sample_with_score`` gives points of the manifold and ``score`` at them."""
+    """``sample_with_score`` gives points of the manifold and ``score`` at them, or a target with that mean."""
     kernel, x0 = heat_kernel(manifold), _starts(manifold, 256, dtype, generator)
+    if not kernel.exact_targets:
+        return _target_has_mean_score(kernel, dtype, generator)
     tau = torch.logspace(-2.5, 0, 256, dtype=dtype)
     drawn = kernel.sample_with_score(x0, tau, generator)
     manifold.check_point(drawn.x)
@@ -201,6 +205,24 @@ def score_of_a_sample(manifold: Manifold, dtype: torch.dtype, generator: torch.G
     entries = 1 + x0.abs().reshape(256, -1).amax(-1).square() * drawn.x.abs().reshape(256, -1).amax(-1).square()
     allowed = 1e-4 * tau**-0.5 + 100 * torch.finfo(dtype).eps * entries / tau
     require_small(manifold, "score_of_a_sample", error / allowed, "gap over what rounding allows", limit=1.0)
+
+
+def _target_has_mean_score(kernel: HeatKernel, dtype: torch.dtype, generator: torch.Generator) -> None:
+    """The score is the mean of the target given the sample: their difference is orthogonal to the score in the mean."""
+    manifold = kernel.manifold
+    for tau in _TAUS:
+        x0 = _starts(manifold, 1, dtype, generator).expand(_N, *manifold.point_shape)
+        drawn = kernel.sample_with_score(x0, tau, generator)
+        manifold.check_point(drawn.x)
+        manifold.check_tangent(drawn.x, drawn.score, "score")
+        score = kernel.score(drawn.x, x0, tau)
+        product = tau * manifold.inner(drawn.x, drawn.score - score, score)
+        # Far from what folds the paths the target is the score, and their difference rounding, which has a bias.
+        rounding = 1e-6 if dtype == torch.float64 else 1e-2
+        product = torch.where(product.abs() < rounding, 0.0, product)
+        if not bool(product.any()):
+            continue
+        _require_mean(manifold, "score_of_a_sample", product, f"<target - score, score> tau at tau = {tau}", 0.05)
 
 
 @law(registry=KERNEL_LAWS)

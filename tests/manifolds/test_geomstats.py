@@ -14,14 +14,14 @@ from manifold_diffusion._errors import CapabilityError
 from manifold_diffusion.manifolds import Sphere, from_geomstats
 
 HYPERSPHERE = "geomstats.geometry.hypersphere.Hypersphere"
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("marked", [pytest.param("not slow", id="fast"), pytest.param("slow", marks=pytest.mark.slow)])
 def test_on_the_pytorch_backend(marked: str) -> None:
     """The backend is chosen once per process, and other tests of this one have chosen NumPy."""
-    folder = ROOT / "tests/geomstats_backend"
-    command = [sys.executable, "-m", "pytest", str(folder / "cases_pytorch.py"), "-m", marked, "-q", "-x"]
+    cases = ROOT / "tests/manifolds/geomstats_cases.py"
+    command = [sys.executable, "-m", "pytest", str(cases), "-m", marked, "-q", "-x"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     environment |= {"CASES_BACKEND": "pytorch", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     run = subprocess.run(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from manifold_diffusion import RiemannianDiffusion
 from manifold_diffusion._errors import ConfigError
-from manifold_diffusion.heat_kernels import heat_kernel
+from manifold_diffusion.heat_kernels import geodesic_random_walk, heat_kernel
 from manifold_diffusion.manifolds import (
     SO3,
     Ball,
@@ -32,7 +32,6 @@ from manifold_diffusion.manifolds import (
 )
 from manifold_diffusion.networks import TangentMLP
 from manifold_diffusion.processes import BrownianMotion, LogSchedule, default_schedule
-from manifold_diffusion.processes.walk import geodesic_random_walk
 
 F32, F64 = torch.float32, torch.float64
 TRIANGLE = Polytope([[-1.0, 0.0], [0.0, -1.0], [1.0, 2.0]], [0.0, 0.0, 2.0])

@@ -1,4 +1,4 @@
-"""What every test stands on: its own tables, one thread per worker, one global seed, and no test that changes torch's globals."""
+"""What every test stands on: tables of its own, one thread per worker, one seed, and torch's globals as they were."""
 
 from __future__ import annotations
 

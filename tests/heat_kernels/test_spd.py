@@ -26,13 +26,6 @@ MANIFOLDS = [SPD(1), SPD(2), SPD(3), SPD(3, "log_euclidean"), SPD(3, "log_choles
 every = pytest.mark.parametrize("M", MANIFOLDS, ids=repr)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def table_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MANIFOLD_DIFFUSION_CACHE", str(tmp_path_factory.mktemp("tables")))
-        yield
-
-
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 

@@ -1,4 +1,4 @@
-"""Spaces of geomstats on its pytorch backend; tests/test_geomstats.py runs this file in a process of its own."""
+"""Spaces of geomstats on its pytorch backend; tests/manifolds/test_geomstats.py runs this file in a process of its own."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ NAMES = [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in S
 
 @pytest.fixture(autouse=True)
 def backend() -> None:
-    assert load_geomstats() == "pytorch", "run through tests/test_geomstats.py"
+    assert load_geomstats() == "pytorch", "run through tests/manifolds/test_geomstats.py"
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -25,9 +25,14 @@ hypothesis.settings.load_profile("default")
 
 @pytest.fixture(scope="session", autouse=True)
 def table_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tables are built by the tests themselves, not read from whatever an earlier version left in the user's cache."""
+    """Tables are built by the tests themselves, not read from whatever an earlier version left in the user's cache.
+
+    The workers of one run share them.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MANIFOLD_DIFFUSION_CACHE", str(tmp_path_factory.mktemp("tables")))
+        patch.setenv("MANIFOLD_DIFFUSION_CACHE", str(folder / "tables"))
         yield
 
 

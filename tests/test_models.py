@@ -55,8 +55,15 @@ def test_likelihood_of_the_exact_score_is_exact(manifold):
     assert (model.log_prob(x, tolerance=1e-5) - expected).abs().max() < 1e-3
 
 
-@pytest.mark.parametrize("method", ["ode", "sde"])
-@pytest.mark.parametrize("manifold", SPACES, ids=repr)
+QUICK = (Sphere(2), "ode"), (Sphere(2), "sde"), (SO3(), "ode"), (Torus(2), "ode")
+SAMPLERS = [
+    pytest.param(m, method, id=f"{m}-{method}", marks=[] if (m, method) in QUICK else [pytest.mark.slow])
+    for m in SPACES
+    for method in ("ode", "sde")
+]
+
+
+@pytest.mark.parametrize(("manifold", "method"), SAMPLERS)
 def test_samples_of_the_exact_score_follow_the_law(manifold, method):
     model, law = oracle_model(manifold)
     n = 1500

@@ -40,12 +40,20 @@ def has_kernel(m: Manifold) -> bool:
 # ---------------------------------------------------------------------- heat kernels
 
 
-@pytest.mark.parametrize("m", [pytest.param(m, id=name) for name, m in instances()])
-@pytest.mark.parametrize("name", KERNEL_LAWS)
-def test_kernel_law(m: Manifold, name: str) -> None:
-    if not has_kernel(m):
-        pytest.skip(f"{m} has no heat kernel")
-    check_heat_kernel(m, laws=[name])
+# Sums over images and characters, and laws with many points of them: the smaller members of the families do for each run.
+COSTLY = {"SO(4)", "U(2)", "SU(3)", "SPD(3)", "Simplex(4)"}
+MANY_POINTS = {"kernel_has_mass_one", "kernel_samples_have_the_density", "kernel_is_a_semigroup", "score_of_a_sample"}
+CASES = [
+    pytest.param(m, law, id=f"{law}-{name}", marks=[pytest.mark.slow] if name in COSTLY and law in MANY_POINTS else [])
+    for name, m in instances()
+    if has_kernel(m)
+    for law in KERNEL_LAWS
+]
+
+
+@pytest.mark.parametrize(("m", "law"), CASES)
+def test_kernel_law(m: Manifold, law: str) -> None:
+    check_heat_kernel(m, laws=[law])
 
 
 def _scaled(name: str, factor: float) -> Callable[[HeatKernel], Callable]:

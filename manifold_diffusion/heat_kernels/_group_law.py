@@ -36,7 +36,7 @@ _SLOPE, _CURVATURE = 2.5, 0.8
 units of the width of the Gaussians, (0.8^2 / 2)^12 / 12! = 2e-15."""
 
 _CROSS_OVER = {"SO": 1.0, "SU": 0.5, "U": 0.4}
-"""Brownian time at which the two sums change over; ``tests/test_group_kernels.py`` compares them around it."""
+"""Brownian time at which the two sums change over; ``tests/heat_kernels/test_groups.py`` compares them around it."""
 
 _TAIL = 42.0
 """Characters of weight below exp(-42) at the cross-over are left out."""

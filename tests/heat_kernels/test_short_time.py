@@ -121,7 +121,7 @@ def test_score_is_finite_at_coincident_and_far_points(m: Manifold, dtype: torch.
 # ---------------------------------------------------------------------- training
 
 
-@pytest.mark.parametrize("m", [Grassmann(4, 2), Stiefel(4, 2)], ids=repr)
+@pytest.mark.parametrize("m", [Grassmann(4, 2), pytest.param(Stiefel(4, 2), marks=pytest.mark.slow)], ids=repr)
 def test_short_time_scores_train_a_model_that_has_a_likelihood(m: Manifold, tmp_path: Path) -> None:
     x0 = m.exp(m.origin().expand(128, *m.point_shape), 0.2 * m.random_tangent(start(m, 128).float(), seeded()))
     process = BrownianMotion(m, LogSchedule(1e-2, 6.0), n_steps=10, target="short_time")

@@ -50,7 +50,7 @@ def radial_points(tau: float, n: int = 72) -> tuple[Tensor, np.ndarray]:
     return h, (area * w[:, None] * w).reshape(-1)
 
 
-@pytest.mark.parametrize("tau", [1e-3, 0.3, 2.0, 8.0, 20.0])
+@pytest.mark.parametrize("tau", [pytest.param(1e-3, marks=pytest.mark.slow), 0.3, 2.0, 8.0, 20.0])
 def test_total_mass_and_mean_of_three_by_three_matrices(tau):
     h, weights = radial_points(tau)
     log_p = radial_law(3).log_prob(h, torch.tensor(tau, dtype=F64))
@@ -303,7 +303,7 @@ def test_a_model_trains_samples_and_has_a_likelihood(M):
 
 
 @pytest.mark.filterwarnings("ignore:The noised data")  # a coarse walk, for speed
-@pytest.mark.parametrize("metric", ["affine", "log_euclidean", "log_cholesky"])
+@pytest.mark.parametrize("metric", ["affine", pytest.param("log_euclidean", marks=pytest.mark.slow), "log_cholesky"])
 def test_langevin_trains_by_implicit_score_matching(metric):
     M = SPD(3, metric)
     x = points(M, 64, 1, 0.3).float()

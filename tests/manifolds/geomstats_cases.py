@@ -1,4 +1,4 @@
-"""Spaces of geomstats on its pytorch backend; tests/manifolds/test_geomstats.py runs this file in a process of its own."""
+"""Spaces of geomstats on its pytorch backend: tests/manifolds/test_geomstats.py runs this file in its own process."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ SKIPPED: dict[str, dict[str, str]] = {
     "lines": {},
 }
 
-SLOW = {"lines", "log-euclidean", "product"}  # matrix logarithms, of scipy or by eigenvalues
+SLOW = {"lines", "log-euclidean", "product", "normal"}  # matrix logarithms, of scipy or by eigenvalues, and charts
 NAMES = [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in SPACES]
 
 
@@ -261,6 +261,7 @@ def test_a_stated_radius_is_used() -> None:
 # ---------------------------------------------------------------------- training
 
 
+@pytest.mark.slow
 def test_it_trains_without_a_kernel(tmp_path: Path) -> None:
     from manifold_diffusion import RiemannianDiffusion
     from manifold_diffusion.networks import TangentMLP

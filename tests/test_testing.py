@@ -40,7 +40,7 @@ def has_kernel(m: Manifold) -> bool:
 # ---------------------------------------------------------------------- heat kernels
 
 
-# Sums over images and characters, and laws with many points of them: the smaller members of the families do for each run.
+# Sums over images and characters in laws of many points: the smaller members of the families do for each run.
 COSTLY = {"SO(4)", "U(2)", "SU(3)", "SPD(3)", "Simplex(4)"}
 MANY_POINTS = {"kernel_has_mass_one", "kernel_samples_have_the_density", "kernel_is_a_semigroup", "score_of_a_sample"}
 CASES = [

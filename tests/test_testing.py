@@ -129,7 +129,15 @@ def test_a_skipped_law_needs_a_reason_and_a_name() -> None:
 # ---------------------------------------------------------------------- properties
 
 
-@pytest.mark.parametrize("m", [pytest.param(m, id=name) for name, m in instances()])
+@pytest.mark.parametrize(
+    "m",
+    [
+        pytest.param(
+            m, id=name, marks=[pytest.mark.slow] if name in COSTLY | {"Stiefel(4, 2)", "Correlation(3)"} else []
+        )
+        for name, m in instances()
+    ],
+)
 def test_properties_hold(m: Manifold) -> None:
     records = check_properties(m, examples=8)
     assert len(records) == 2 * len(PROPERTIES) and all(r.passed for r in records)

@@ -50,7 +50,7 @@ def radial_points(tau: float, n: int = 72) -> tuple[Tensor, np.ndarray]:
     return h, (area * w[:, None] * w).reshape(-1)
 
 
-@pytest.mark.parametrize("tau", [pytest.param(1e-3, marks=pytest.mark.slow), 0.3, 2.0, 8.0, 20.0])
+@pytest.mark.parametrize("tau", [*(pytest.param(tau, marks=pytest.mark.slow) for tau in (1e-3, 2.0)), 0.3, 8.0, 20.0])
 def test_total_mass_and_mean_of_three_by_three_matrices(tau):
     h, weights = radial_points(tau)
     log_p = radial_law(3).log_prob(h, torch.tensor(tau, dtype=F64))
@@ -289,7 +289,7 @@ def test_what_has_no_kernel_says_what_would_do():
         heat_kernel(SPD(3)).sample(torch.eye(3), 31.0)
 
 
-@pytest.mark.parametrize("M", [SPD(3), SPD(3, "log_euclidean"), SPD(3, "log_cholesky"), Correlation(3)], ids=repr)
+@pytest.mark.parametrize("M", [SPD(3), SPD(3, "log_cholesky"), Correlation(3)], ids=repr)
 def test_a_model_trains_samples_and_has_a_likelihood(M):
     x = points(M, 128, 1, 0.4).float()
     model = RiemannianDiffusion(M)

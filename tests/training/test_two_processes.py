@@ -13,6 +13,8 @@ from pytorch_lightning import Callback
 
 from .runs import ROOT, VAL, Fit, assert_same, make_network, run
 
+pytestmark = pytest.mark.slow  # two more processes that import torch
+
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):

@@ -105,7 +105,7 @@ class PoincareBall(NoncompactSymmetric):
         return v
 
     def project(self, x: Tensor) -> Tensor:
-        """The point itself, or the one in its direction with 1 - |x| of four roundings."""
+        """The point itself, or the one in its direction at four roundings from the boundary."""
         squared = _dot(x, x)
         limit = 1 - 4 * torch.finfo(x.dtype).eps
         outside = squared > limit * limit

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .._safe import cos_sinc, safe_norm, sinc
+from ._planes import cross, matrices, planes, polar_step, times
 from .base import LieGroup, Spectral
 
 __all__ = ["SO3"]
@@ -36,39 +37,6 @@ def times_hat(x: Tensor, w: Tensor) -> Tensor:
     return torch.linalg.cross(*torch.broadcast_tensors(x, w.unsqueeze(-2)), dim=-1)
 
 
-# Batched 3 x 3 algebra is fast when each entry is one contiguous array: exp, log and dist work on (3, 3, *batch).
-
-
-def _planes(x: Tensor) -> Tensor:
-    """``(*batch, 3, 3) -> (3, 3, *batch)``, contiguous; the first index is the column."""
-    return x.movedim((-1, -2), (0, 1)).contiguous()
-
-
-def _matrices(planes: Tensor) -> Tensor:
-    """Inverse of :func:`_planes`."""
-    return planes.movedim((0, 1), (-1, -2)).contiguous()
-
-
-def _cross(a: Tensor, b: Tensor) -> Tensor:
-    """Cross product over the first axis."""
-    a0, a1, a2 = a.unbind(0)
-    b0, b1, b2 = b.unbind(0)
-    return torch.stack([a1 * b2 - a2 * b1, a2 * b0 - a0 * b2, a0 * b1 - a1 * b0])
-
-
-def _rotate_planes(x: Tensor, w: Tensor) -> Tensor:
-    """``x @ rotation(w)`` for planes ``x`` and axis vectors ``w``, ``(3, *batch)``, kept orthonormal."""
-    # A row r goes to r + sinc(|w|) r x w + (1 - cos|w|) / |w|^2 (r x w) x w, and (1 - cos a) / a^2 = sinc(a/2)^2 / 2.
-    c, k = cos_sinc((w * w).sum(0) / 4)
-    w = w.unsqueeze(1)
-    first = _cross(x, w)
-    y = x + c * k * first + k * k / 2 * _cross(first, w)
-    # One Newton step of the polar decomposition keeps the rows orthonormal over the steps of a walk.
-    gram = y[0].unsqueeze(1) * y[0] + y[1].unsqueeze(1) * y[1] + y[2].unsqueeze(1) * y[2]
-    correction = y[:, 0].unsqueeze(1) * gram[0] + y[:, 1].unsqueeze(1) * gram[1] + y[:, 2].unsqueeze(1) * gram[2]
-    return 1.5 * y - 0.5 * correction
-
-
 def rotation(w: Tensor) -> Tensor:
     """Rotation by the angle ``|w|`` about ``w`` (Rodrigues), ``(*batch, 3) -> (*batch, 3, 3)``."""
     c, k = cos_sinc((w * w).sum(-1) / 4)
@@ -76,14 +44,16 @@ def rotation(w: Tensor) -> Tensor:
 
 
 def _from_quaternion(c: Tensor, q: Tensor) -> Tensor:
-    x, y, z = q.unbind(-1)
-    xx, yy, zz, xy, xz, yz, cx, cy, cz = x * x, y * y, z * z, x * y, x * z, y * z, c * x, c * y, c * z
-    entries = [
-        1 - 2 * (yy + zz), 2 * (xy - cz), 2 * (xz + cy),
-        2 * (xy + cz), 1 - 2 * (xx + zz), 2 * (yz - cx),
-        2 * (xz - cy), 2 * (yz + cx), 1 - 2 * (xx + yy),
-    ]  # fmt: skip
-    return torch.stack(entries, -1).reshape(*c.shape, 3, 3)
+    return matrices(_rotation_planes(c, q.movedim(-1, 0)))
+
+
+def _rotation_planes(c: Tensor, q: Tensor) -> Tensor:
+    """Planes of the rotation of a unit quaternion: scalar part ``(*batch,)``, vector part ``(3, *batch)``."""
+    x, y, z = q.unbind(0)
+    a, b, d = (2 * q).unbind(0)
+    xx, yy, zz, xy, xz, yz, cx, cy, cz = a * x, b * y, d * z, a * y, a * z, b * z, a * c, b * c, d * c
+    entries = [1 - (yy + zz), xy - cz, xz + cy, xy + cz, 1 - (xx + zz), yz - cx, xz - cy, yz + cx, 1 - (xx + yy)]
+    return torch.stack(entries).reshape(3, 3, *c.shape)
 
 
 def _relative_quaternion(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,9 +64,7 @@ def _relative_quaternion(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     pi has the axis whose largest entry is positive.
     """
     x, y = torch.broadcast_tensors(x, y)
-    a, b = _planes(x), _planes(y - x)
-    # m[j, k] = sum_i x_ij (y - x)_ik
-    m = a[:, 0].unsqueeze(1) * b[:, 0] + a[:, 1].unsqueeze(1) * b[:, 1] + a[:, 2].unsqueeze(1) * b[:, 2]
+    m = times(planes(x).transpose(0, 1), planes(y - x))
     (d0, m01, m02), (m10, d1, m12), (m20, m21, d2) = (row.unbind(0) for row in m.unbind(0))
     s0, s1, s2 = m21 - m12, m02 - m20, m10 - m01
     t0, t1, t2 = m21 + m12, m02 + m20, m10 + m01
@@ -156,9 +124,10 @@ class SO3(Spectral, LieGroup):
         return (u * flip.unsqueeze(-2)) @ vh
 
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
-        x, v = torch.broadcast_tensors(x, v)
-        planes = _planes(x)
-        return _matrices(_rotate_planes(planes, _cross(planes, _planes(v)).sum(1) / -2))
+        x, v = (planes(a) for a in torch.broadcast_tensors(x, v))
+        w = cross(x.transpose(0, 1), v.transpose(0, 1)).sum(1) / -2  # of the skew part of x^T v, in body axes
+        c, k = cos_sinc((w * w).sum(0) / 4)
+        return matrices(polar_step(times(x, _rotation_planes(c, k * (w / 2)))))
 
     def log(self, x: Tensor, y: Tensor) -> Tensor:
         c, q = _relative_quaternion(x, y)
@@ -174,8 +143,8 @@ class SO3(Spectral, LieGroup):
         x, y, v = torch.broadcast_tensors(x, y, v)
         c, q = _relative_quaternion(x, y)
         w = body(x, v).movedim(-1, 0)
-        turn = _cross(q, w)
-        return times_hat(y, (w - turn + _cross(q, turn) / (1 + c)).movedim(0, -1))
+        turn = cross(q, w)
+        return times_hat(y, (w - turn + cross(q, turn) / (1 + c)).movedim(0, -1))
 
     def random_tangent(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return times_hat(x, torch.randn(*x.shape[:-2], 3, generator=generator, dtype=x.dtype, device=x.device))

@@ -154,7 +154,8 @@ def in_chunks(
     """``draw(x0, tau)`` for flat pieces of a large batch, whose temporaries then stay in the processor's cache."""
     n = math.prod(batch)
     if n <= 2 * _CHUNK or x0.device.type != "cpu" or torch.compiler.is_compiling():
-        return KernelSample(*draw(x0, tau))
+        x, score = draw(x0, tau)
+        return KernelSample(x.contiguous(), score.contiguous())
     point = x0.shape[len(batch) :]
     x, score = x0.new_empty(n, *point), x0.new_empty(n, *point)
     flat, times = x0.reshape(n, *point), tau.expand(batch).reshape(n)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..manifolds import SO3
+from ..manifolds._planes import cross, planes
 from ._compact_tables import rotation_tables
 from .base import HeatKernel, KernelSample, brownian_time, heat_kernel, in_chunks
 
@@ -73,20 +74,17 @@ class SO3Kernel(HeatKernel):
         self, x0: Tensor, tau: Tensor | float, generator: torch.Generator | None = None
     ) -> KernelSample:
         def draw(x0: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
-            xi = torch.randn(*x0.shape[:-2], 3, generator=generator, dtype=x0.dtype, device=x0.device)
-            q = torch.linalg.vector_norm(xi, dim=-1).clamp_min(1e-30)
-            r, cosine, pull = self._radial.step(q, tau)
-            axis = (xi / q.unsqueeze(-1)).unsqueeze(-2)
-            cos, sin = _column(cosine), _column(r.sin())
+            xi = torch.randn(3, *x0.shape[:-2], generator=generator, dtype=x0.dtype, device=x0.device)
+            q = (xi * xi).sum(0).sqrt().clamp_min(1e-30)
+            r, cos, pull = self._radial.step(q, tau)
+            axis, sin = (xi / q).unsqueeze(0), r.sin()
             # Rows of x0 hat(axis) are cross products; R = I + sin hat(axis) + (1 - cos) hat(axis)^2.
-            once = torch.linalg.cross(x0, axis)
-            twice = torch.linalg.cross(once, axis)
-            x = torch.addcmul(torch.addcmul(x0, sin, once), 2 * _column((r / 2).sin().square()), twice)
+            start = planes(x0)
+            once = cross(start, axis, 1)
+            twice = cross(once, axis, 1)
+            x = torch.addcmul(torch.addcmul(start, sin, once), 2 * (r / 2).sin().square(), twice)
             # Score: -pull sin x hat(axis), and x hat(axis) = cos once + sin twice.
-            return x, (-_column(pull) * sin) * torch.addcmul(cos * once, sin, twice)
+            score = (-pull * sin) * torch.addcmul(cos * once, sin, twice)
+            return x.movedim((0, 1), (-2, -1)), score.movedim((0, 1), (-2, -1))
 
         return in_chunks(draw, x0, brownian_time(tau, x0), tuple(x0.shape[:-2]))
-
-
-def _column(a: Tensor) -> Tensor:
-    return a.unsqueeze(-1).unsqueeze(-1)

@@ -35,8 +35,8 @@ def polar_step(a: Tensor) -> Tensor:
     return torch.add(1.5 * a, times(a, times(a.transpose(0, 1), a)), alpha=-0.5)
 
 
-def cross(a: Tensor, b: Tensor) -> Tensor:
-    """Cross product over the first axis."""
-    a0, a1, a2 = a.unbind(0)
-    b0, b1, b2 = b.unbind(0)
-    return torch.stack([a1 * b2 - a2 * b1, a2 * b0 - a0 * b2, a0 * b1 - a1 * b0])
+def cross(a: Tensor, b: Tensor, axis: int = 0) -> Tensor:
+    """Cross product over an axis; of the rows of planes, with ``axis=1``."""
+    a0, a1, a2 = a.unbind(axis)
+    b0, b1, b2 = b.unbind(axis)
+    return torch.stack([a1 * b2 - a2 * b1, a2 * b0 - a0 * b2, a0 * b1 - a1 * b0], axis)

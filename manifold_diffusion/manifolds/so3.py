@@ -125,7 +125,7 @@ class SO3(Spectral, LieGroup):
 
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
         x, v = (planes(a) for a in torch.broadcast_tensors(x, v))
-        w = cross(x.transpose(0, 1), v.transpose(0, 1)).sum(1) / -2  # of the skew part of x^T v, in body axes
+        w = cross(x, v, 1).sum(0) / -2  # of the skew part of x^T v, in body axes
         c, k = cos_sinc((w * w).sum(0) / 4)
         return matrices(polar_step(times(x, _rotation_planes(c, k * (w / 2)))))
 

@@ -109,6 +109,10 @@ class GroupLaw:
                 return self.images(angles, tau)
             if not bool(early.any()):
                 return self.series(angles, tau)
+            if early.shape == angles.shape[:-1]:
+                parts = [self.images(angles[early], tau[early]), self.series(angles[~early], tau[~early])]
+                place = torch.cat([early.flatten().nonzero(), (~early).flatten().nonzero()]).squeeze(-1).argsort()
+                return torch.cat(parts)[place].reshape(early.shape)
         short = self.images(angles, torch.where(early, tau, self.cross_over))
         return torch.where(early, short, self.series(angles, torch.where(early, self.cross_over, tau)))
 

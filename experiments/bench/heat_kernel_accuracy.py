@@ -173,7 +173,7 @@ def main() -> None:
             (ConstantCurvature(3, 1e-6), 1e-6, 100.0),
         ):
             kernel_rows(manifold, kappa, end, rows)
-    tau, d = np.geomspace(1e-6, 50, 4 * rows), np.sort(rng.uniform(0, math.pi, 300))
+    tau, d = np.geomspace(1e-6, 50, 4 * rows), np.sort(rng.uniform(0, math.pi, 300).astype(np.float32)).astype(float)
     k = np.arange(-12, 13)[:, None, None]
     e = -((d + 2 * math.pi * k) ** 2) / (2 * tau[:, None])
     top = e.max(0)

@@ -1,6 +1,6 @@
-"""What a million heat-kernel samples with their scores cost, beside as many Gaussians with theirs.
+"""What heat-kernel samples with their scores, and densities, cost beside Gaussians with theirs.
 
-python experiments/bench/kernel_sampling.py [--smoke] [--points N] [--repeats N] [--threads N]
+python experiments/bench/kernel_sampling.py [--smoke] [--points N] [--repeats N] [--threads N] [--spaces NAME ...]
 
 Each draw has its own Brownian time, as in training. Medians of interleaved repeats; the Gaussian has three dimensions.
 """
@@ -8,19 +8,47 @@ Each draw has its own Brownian time, as in training. Medians of interleaved repe
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from manifold_diffusion.heat_kernels import heat_kernel
-from manifold_diffusion.manifolds import SO3, Euclidean, Hyperboloid, Manifold, RealProjective, Sphere, Torus
+from manifold_diffusion.manifolds import (
+    SE3,
+    SO,
+    SO3,
+    SPD,
+    SU,
+    Box,
+    ComplexProjective,
+    Euclidean,
+    Hyperboloid,
+    Manifold,
+    Quotient,
+    RealProjective,
+    Simplex,
+    Sphere,
+    Torus,
+)
 
 SPACES: dict[str, Manifold] = {
     "R^3": Euclidean(3),
     "S^2": Sphere(2),
+    "S^127": Sphere(127),
     "SO(3)": SO3(),
     "T^3": Torus(3),
     "H^3": Hyperboloid(3),
+    "SE(3)": SE3(),
     "RP^3": RealProjective(3),
+    "CP^2": ComplexProjective(2),
+    "SO(3)/octahedral": Quotient(SO3(), "octahedral"),
+    "box": Box([0.0, 0.0, 0.0], [1.0, 1.0, 1.0]),
+    "simplex, 4 parts": Simplex(4),
+    "SPD(3)": SPD(3),
+    "SPD(3), log-Euclidean": SPD(3, "log_euclidean"),
+    "SO(4)": SO(4),
+    "SU(3)": SU(3),
 }
 
 
@@ -30,27 +58,42 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=1_000_000)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--spaces", nargs="+", choices=list(SPACES), default=["S^2", "SO(3)"], metavar="NAME")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    n, repeats = (2000, 2) if args.smoke else (args.points, args.repeats)
+    n, repeats = (500, 2) if args.smoke else (args.points, args.repeats)
+    chosen = list(SPACES) if args.smoke else ["R^3", *(s for s in args.spaces if s != "R^3")]
     generator = torch.Generator().manual_seed(0)
     tau = 1e-5 * 7e5 ** torch.rand(n, generator=generator)
 
-    def draw(manifold: Manifold) -> float:
-        x0 = manifold.origin().expand(n, *manifold.point_shape)
+    def seconds(function: Callable[[], object]) -> float:
         start = time.perf_counter()
-        heat_kernel(manifold).sample_with_score(x0, tau, generator)
+        function()
         return time.perf_counter() - start
 
-    for manifold in SPACES.values():
-        draw(manifold)  # warm-up, tables
-    times = [{name: draw(manifold) for name, manifold in SPACES.items()} for _ in range(repeats)]
-    print(f"torch {torch.__version__}, {args.threads} threads, {n:,} draws, medians of {repeats} interleaved repeats\n")
-    print("| space | ms | over R^3 |")
-    print("| --- | --- | --- |")
-    for name in SPACES:
-        ratio = statistics.median(row[name] / row["R^3"] for row in times)
-        print(f"| {name} | {1e3 * statistics.median(row[name] for row in times):.0f} | {ratio:.2f} |")
+    def costs(manifold: Manifold, x: Tensor) -> tuple[float, float, float]:
+        """Times of draws with scores, of log densities and of scores."""
+        kernel, x0 = heat_kernel(manifold), manifold.origin().expand(n, *manifold.point_shape)
+        return (
+            seconds(lambda: kernel.sample_with_score(x0, tau, generator)),
+            seconds(lambda: kernel.log_prob(x, x0, tau)),
+            seconds(lambda: kernel.score(x, x0, tau)),
+        )
+
+    points: dict[str, Tensor] = {}
+    for name in chosen:  # warm-up, tables
+        manifold = SPACES[name]
+        points[name] = heat_kernel(manifold).sample(manifold.origin().expand(n, *manifold.point_shape), tau, generator)
+        costs(manifold, points[name])
+    times = [{name: costs(SPACES[name], points[name]) for name in chosen} for _ in range(repeats)]
+    print(f"torch {torch.__version__}, {args.threads} threads, {n:,} points, medians of {repeats} interleaved repeats")
+    print("Microseconds per point\n")
+    print("| space | sample with score | over R^3 | log density | score |")
+    print("| --- | --- | --- | --- | --- |")
+    for name in chosen:
+        sample, log_prob, score = (1e6 / n * statistics.median(row[name][k] for row in times) for k in range(3))
+        ratio = statistics.median(row[name][0] / row["R^3"][0] for row in times)
+        print(f"| {name} | {sample:.2f} | {ratio:.2f} | {log_prob:.2f} | {score:.2f} |")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from manifold_diffusion.manifolds import (
 
 SPACES: dict[str, Manifold] = {
     "R^3": Euclidean(3),
+    "R^9": Euclidean(9),
     "S^2": Sphere(2),
     "S^127": Sphere(127),
     "SO(3)": SO3(),
@@ -58,7 +59,7 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=1_000_000)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--spaces", nargs="+", choices=list(SPACES), default=["S^2", "SO(3)"], metavar="NAME")
+    parser.add_argument("--spaces", nargs="+", choices=list(SPACES), default=["R^9", "S^2", "SO(3)"], metavar="NAME")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     n, repeats = (500, 2) if args.smoke else (args.points, args.repeats)

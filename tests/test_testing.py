@@ -40,11 +40,10 @@ def has_kernel(m: Manifold) -> bool:
 # ---------------------------------------------------------------------- heat kernels
 
 
-# Sums over images and characters in laws of many points: the smaller members of the families do for each run.
+# Sums over images and characters: smaller members of the families, and their own tests, do for each run.
 COSTLY = {"SO(4)", "U(2)", "SU(3)", "SPD(3)", "Simplex(4)"}
-MANY_POINTS = {"kernel_has_mass_one", "kernel_samples_have_the_density", "kernel_is_a_semigroup", "score_of_a_sample"}
 CASES = [
-    pytest.param(m, law, id=f"{law}-{name}", marks=[pytest.mark.slow] if name in COSTLY and law in MANY_POINTS else [])
+    pytest.param(m, law, id=f"{law}-{name}", marks=[pytest.mark.slow] if name in COSTLY else [])
     for name, m in instances()
     if has_kernel(m)
     for law in KERNEL_LAWS
@@ -129,15 +128,11 @@ def test_a_skipped_law_needs_a_reason_and_a_name() -> None:
 # ---------------------------------------------------------------------- properties
 
 
-@pytest.mark.parametrize(
-    "m",
-    [
-        pytest.param(
-            m, id=name, marks=[pytest.mark.slow] if name in COSTLY | {"Stiefel(4, 2)", "Correlation(3)"} else []
-        )
-        for name, m in instances()
-    ],
-)
+QUICK = {"Euclidean(3)", "Sphere(2)", "Torus(3)", "SO3()", "Hyperboloid(2)", "Product(SO3(), Euclidean(3))"}
+EACH = [pytest.param(m, id=name, marks=[] if name in QUICK else [pytest.mark.slow]) for name, m in instances()]
+
+
+@pytest.mark.parametrize("m", EACH)
 def test_properties_hold(m: Manifold) -> None:
     records = check_properties(m, examples=8)
     assert len(records) == 2 * len(PROPERTIES) and all(r.passed for r in records)
@@ -225,12 +220,8 @@ def test_slopes_of_nothing_are_refused(errors: list, steps: list, std: list | No
 
 # ---------------------------------------------------------------------- torch.compile
 
-QUICK = {"Euclidean(3)", "Sphere(2)", "Torus(3)", "SO3()", "Hyperboloid(2)", "SPD(2)", "Product(SO3(), Euclidean(3))"}
 
-
-@pytest.mark.parametrize(
-    "m", [pytest.param(m, id=name, marks=[] if name in QUICK else [pytest.mark.slow]) for name, m in instances()]
-)
+@pytest.mark.parametrize("m", EACH)
 def test_geometry_compiles_without_graph_breaks(m: Manifold) -> None:
     """``fullgraph=True`` fails at a graph break."""
 

@@ -65,7 +65,7 @@ SKIPPED: dict[str, dict[str, str]] = {
     "lines": {},
 }
 
-SLOW = {"lines", "log-euclidean", "product", "normal"}  # matrix logarithms, of scipy or by eigenvalues, and charts
+SLOW = {"lines", "log-euclidean", "product", "normal", "sphere"}
 NAMES = [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in SPACES]
 
 

@@ -11,7 +11,7 @@ from .._errors import ManifoldError
 from ._matrix import sym
 from .base import _TOLERANCE, Manifold, _dtype_name, _where
 
-__all__ = ["asymmetry", "check_definite", "cholesky", "indefiniteness", "lift", "lower_half", "pack", "refuse"]
+__all__ = ["asymmetry", "check_definite", "cholesky", "indefiniteness", "lift", "lower_half", "pack"]
 __all__ += ["unpack", "whiten"]
 
 
@@ -96,21 +96,9 @@ def indefiniteness(x: Tensor) -> Tensor:
     return torch.where(short >= 0, short, 0.0).to(x.dtype)
 
 
-def refuse(manifold: Manifold, x: Tensor, name: str, what: str, amount: Tensor, limit: float, fix: str = "") -> None:
-    """Raise :class:`ManifoldError` if an amount is above its limit at some point: the worst one, its row, the fix."""
-    bad = amount > limit
-    if bool(bad.any()):
-        worst = amount.max()
-        raise ManifoldError(
-            f"{name} is not on {manifold}: {what} = {float(worst):.1e} > {limit:.0e} ({_dtype_name(x)}), "
-            f"{_where(amount == worst)}, {int(bad.sum())} of {bad.numel()} points. "
-            f"Project first: {manifold}.project({name}){fix}."
-        )
-
-
 def check_definite(manifold: Manifold, x: Tensor, name: str) -> None:
     """Raise :class:`ManifoldError` where ``x`` is not symmetric or, to its precision, not positive definite."""
-    refuse(manifold, x, name, "asymmetry max |x - x^T| / max |x|", asymmetry(x), _TOLERANCE[x.dtype])
+    manifold.refuse(x, name, "asymmetry max |x - x^T| / max |x|", asymmetry(x), _TOLERANCE[x.dtype])
     low, high, limit = _extreme_eigenvalues(x)
     bad = ~(low > limit * high)
     if bool(bad.any()):

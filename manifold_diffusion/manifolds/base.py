@@ -291,15 +291,33 @@ class Manifold(ABC):
         if x.numel() == 0:
             return
         x = x.detach()
-        defect, tolerance = self.defect(x), _TOLERANCE[x.dtype]
-        worst = float(defect.max())
-        if worst > tolerance:
-            rows = int((defect > tolerance).sum())
-            raise ManifoldError(
-                f"{name} is not on {self}: max {self.defect_formula} = {worst:.1e} > {tolerance:.0e} "
-                f"({_dtype_name(x)}), {_where(defect == defect.max())}, {rows} of {defect.numel()} points. "
-                f"Project first: {self}.project({name})."
-            )
+        formula = self.defect_formula.removeprefix("max ")
+        self.refuse(x, name, f"max {formula}", self.defect(x), _TOLERANCE[x.dtype])
+
+    def refuse(self, x: Tensor, name: str, what: str, amount: Tensor, limit: float, fix: str = "") -> None:
+        """Raise :class:`ManifoldError` if an amount is above its limit: by how much, in which row and entry, the fix.
+
+        Args:
+            x: points.
+            name: what the caller calls them.
+            what: formula of the amount.
+            amount: of each point, ``(*batch,)``.
+            limit: largest amount that is allowed.
+            fix: further advice, after that to project.
+        """
+        bad = amount > limit
+        if not bool(bad.any()):
+            return
+        worst = amount.max()
+        point = x.reshape(-1, *self.point_shape)[int(amount.flatten().argmax())]
+        gap = (point - self.project(point)).abs()
+        entry, by = tuple(int(i) for i in torch.unravel_index(gap.argmax(), gap.shape)), float(gap.max())
+        farthest = f", most in entry {entry[0] if len(entry) == 1 else entry}: {by:.1e} from its projection"
+        raise ManifoldError(
+            f"{name} is not on {self}: {what} = {float(worst):.1e} > {limit:.0e} ({_dtype_name(x)}), "
+            f"{_where(amount == worst)}, {int(bad.sum())} of {bad.numel()} points{farthest if by > 0 else ''}. "
+            f"Project first: {self}.project({name}){fix}."
+        )
 
     def check_tangent(self, x: Tensor, v: Tensor, name: str = "v") -> None:
         """Raise :class:`ManifoldError` unless ``v`` are finite tangent vectors at ``x``."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._errors import ConfigError
-from ._cholesky import asymmetry, check_definite, cholesky, indefiniteness, lift, lower_half, refuse, whiten
+from ._cholesky import asymmetry, check_definite, cholesky, indefiniteness, lift, lower_half, whiten
 from ._matrix import sym
 from .base import _TOLERANCE
 from .euclidean import Euclidean
@@ -138,5 +138,5 @@ class Correlation(Pullback):
         self._check_tensor(x, name)
         if x.numel():
             x = x.detach()
-            refuse(self, x, name, "max |x_ii - 1|", self._diagonal_defect(x), _TOLERANCE[x.dtype])
+            self.refuse(x, name, "max |x_ii - 1|", self._diagonal_defect(x), _TOLERANCE[x.dtype])
             check_definite(self, x, name)

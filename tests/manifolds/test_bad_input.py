@@ -8,7 +8,17 @@ import pytest
 import torch
 
 from manifold_diffusion._errors import CapabilityError, ManifoldError
-from manifold_diffusion.manifolds import SPD, Euclidean, Manifold, PoincareBall, Sphere, Torus, WithBoundary
+from manifold_diffusion.manifolds import (
+    SO3,
+    SPD,
+    Euclidean,
+    Hyperboloid,
+    Manifold,
+    PoincareBall,
+    Sphere,
+    Torus,
+    WithBoundary,
+)
 from manifold_diffusion.testing import instances
 
 from .draws import BUILT_IN, F64, points, seeded
@@ -29,9 +39,19 @@ def test_check_point_names_row_and_amount_off_the_manifold(m: Manifold) -> None:
     x[2] = x[2] + (10 if large else -10 if isinstance(m, WithBoundary) else 0.5)
     with pytest.raises(
         ManifoldError,
-        match=r"data is not on .* = \d\.\de[+-]\d\d > 1e-09 \(float64\), first at row 2, 1 of 5 points. Project first",
+        match=r"data is not on .* = \d\.\de[+-]\d\d > 1e-09 \(float64\), first at row 2, 1 of 5 points.*Project first",
     ):
         m.check_point(x, name="data")
+
+
+def test_the_entry_that_is_farthest_off_is_named() -> None:
+    for m, x, entry in (
+        (SPD(3), torch.tensor([[1.0, 0.0, 0.2], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]), r"\(0, 2\): 1\.0e-01"),
+        (SO3(), torch.diag(torch.tensor([1.0, 0.0, 1.0])), r"\(1, 1\): 1\.0e\+00"),
+        (Hyperboloid(2), torch.tensor([3.0, 0.0, 0.0]), r"0: 2\.0e\+00"),
+    ):
+        with pytest.raises(ManifoldError, match=f"most in entry {entry} from its projection"):
+            m.check_point(x)
 
 
 def test_amount_off_the_manifold_is_measured() -> None:

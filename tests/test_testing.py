@@ -18,6 +18,7 @@ from manifold_diffusion.testing import (
     PROPERTIES,
     Law,
     LawError,
+    check_all,
     check_heat_kernel,
     check_manifold,
     check_properties,
@@ -123,6 +124,26 @@ def test_a_skipped_law_needs_a_reason_and_a_name() -> None:
         check_manifold(Sphere(2), skip={"exp_log_inverse": " "})
     with pytest.raises(CapabilityError, match="no_such_law"):
         check_manifold(Sphere(2), skip={"no_such_law": "a reason"})
+
+
+# ---------------------------------------------------------------------- everything in one call
+
+
+def test_one_call_checks_laws_kernel_and_properties(monkeypatch: pytest.MonkeyPatch) -> None:
+    m, kernel = Sphere(2), heat_kernel(Sphere(2))
+    records = check_all(m, dtypes=[F64], examples=3, skip={"log_inverts_exp": "an example"})
+    assert {r.law for r in records} >= {*KERNEL_LAWS, *PROPERTIES} - {"kernel_in_float32"}
+    assert [r.law for r in records if not r.passed] == ["log_inverts_exp"]
+    monkeypatch.setattr(kernel, "score", _scaled("score", 1.01)(kernel))
+    monkeypatch.setattr(m, "transport", lambda x, y, v: v)
+    with pytest.raises(LawError, match=r"(?s)transport_isometry.*score_is_the_gradient"):
+        check_all(m, dtypes=[F64], examples=3)
+    with pytest.raises(CapabilityError, match="no_such_law"):
+        check_all(m, skip={"no_such_law": "a reason"})
+
+
+def test_one_call_leaves_out_a_kernel_that_is_not_there() -> None:
+    assert not {r.law for r in check_all(Ball(2), dtypes=[F64], examples=2)} & set(KERNEL_LAWS)
 
 
 # ---------------------------------------------------------------------- properties

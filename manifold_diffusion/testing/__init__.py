@@ -1,4 +1,4 @@
-"""Laws that every manifold and every heat kernel obeys, to test your own.
+"""Laws that every manifold and every heat kernel obeys, to test your own: :func:`check_all` runs all of them.
 
 :func:`check_manifold` runs the laws of geometry, :func:`check_heat_kernel` those of a heat kernel, and
 :func:`check_properties` lets hypothesis look for counterexamples; :func:`convergence_slope` measures the order of a
@@ -15,6 +15,7 @@ from .kernels import KERNEL_LAWS, check_heat_kernel
 from .laws import LAWS, Law, LawError, LawRecord, check_manifold, law
 from .properties import PROPERTIES, Draw, check_properties, draws
 from .slopes import Slope, convergence_slope
+from .suites import check_all
 from .tolerances import tolerance
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "LawRecord",
     "Slope",
     "calculus",
+    "check_all",
     "check_heat_kernel",
     "check_manifold",
     "check_properties",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from manifold_diffusion._errors import CapabilityError, ConfigError
 from manifold_diffusion.heat_kernels import HeatKernel, heat_kernel
-from manifold_diffusion.manifolds import Grassmann, Manifold, Sphere
+from manifold_diffusion.manifolds import Ball, Grassmann, Manifold, Sphere
 from manifold_diffusion.testing import (
     KERNEL_LAWS,
     PROPERTIES,

@@ -1,4 +1,4 @@
-"""Scalar functions at their removable singularities against mpmath, and norms of tiny and huge vectors."""
+"""Scalar functions at their removable singularities against mpmath, norms of tiny and huge vectors, determinants."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from manifold_diffusion import _safe
 from manifold_diffusion._safe import (
     cos_sinc,
     cosh_sinhc,
+    log_abs_det,
     safe_norm,
     safe_sqrt,
     safe_unit,
     sinc,
     sinhc,
+    solve,
     x_over_sin,
     x_over_sinh,
 )
@@ -139,3 +141,18 @@ def test_sqrt_of_negative_numbers_is_zero() -> None:
     (grad,) = torch.autograd.grad(root.sum(), x)
     assert root.tolist() == [0, 0, 2]
     assert grad.tolist() == [0, 0, 0.25]
+
+
+@pytest.mark.parametrize(
+    "function", [log_abs_det, lambda a: solve(a, a[:, :1].sin()).sum()], ids=["log_abs_det", "solve"]
+)
+def test_second_derivatives_of_matrix_functions_agree_in_every_mode(function: Callable[[Tensor], Tensor]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, u, v = torch.randn(3, 4, 4, generator=generator, dtype=torch.float64).unbind(0)
+    a, forward = a + 4 * torch.eye(4, dtype=torch.float64), torch.func.jvp
+    reverse = torch.func.grad(lambda p: (torch.func.grad(function)(p) * u).sum())
+    expected = (reverse(a) * v).sum()
+    both = forward(lambda p: forward(function, (p,), (u,))[1], (a,), (v,))[1]
+    mixed = (torch.func.grad(lambda p: forward(function, (p,), (u,))[1])(a) * v).sum()
+    torch.testing.assert_close((both, mixed), (expected, expected))
+    torch.testing.assert_close(log_abs_det(a), torch.linalg.slogdet(a)[1])

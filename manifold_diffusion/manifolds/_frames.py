@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._safe import solve
 from ._matrix import sym, sym_inverse_sqrt
 
 __all__ = ["complement", "orthonormal", "polar", "renormalise", "skew", "skew_matrix", "uniform_frames"]
@@ -69,7 +70,7 @@ def complement(x: Tensor) -> Tensor:
     s = -u @ vh
     eye = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
     y = torch.cat([top - s, x[..., p:, :]], -2)
-    return eye[:, p:] - y @ torch.linalg.solve(eye[:p, :p] - top.mT @ s, x[..., p:, :].mT)
+    return eye[:, p:] - y @ solve(eye[:p, :p] - top.mT @ s, x[..., p:, :].mT)
 
 
 def skew_matrix(a: Tensor, n: int) -> Tensor:

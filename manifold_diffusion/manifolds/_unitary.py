@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._safe import solve
 from ._matrix import _second, differentiated, sym
 
 __all__ = [
@@ -112,7 +113,7 @@ def unitary_log(difference: Tensor, branch: Branch, real: bool) -> SpectralLog:
     d = difference.to(torch.complex128)
     eye = torch.eye(d.shape[-1], dtype=d.dtype, device=d.device)
     z = _phase(d.detach() + eye, real).unsqueeze(-1).unsqueeze(-1)
-    hermitian = sym(1j * torch.linalg.solve((1 + z) * eye + z * d, (1 - z) * eye - z * d))
+    hermitian = sym(1j * solve((1 + z) * eye + z * d, (1 - z) * eye - z * d))
     constant = hermitian.detach()
     tangents, vectors = torch.linalg.eigh(constant)
     turned = 2 * tangents.atan() - z.squeeze(-1).angle()

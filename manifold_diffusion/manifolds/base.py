@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._errors import ManifoldError
-from .._safe import safe_sqrt
+from .._safe import log_abs_det, safe_sqrt
 
 __all__ = ["Compact", "LieGroup", "Manifold", "NoncompactSymmetric", "Spectral", "WithBoundary"]
 
@@ -181,7 +181,7 @@ class Manifold(ABC):
         def log_density(p: Tensor) -> Tensor:
             f = self._project_frame(p, frame)
             flat = f.flatten(len(self.batch_shape(p)) + 1)
-            return (torch.logdet(self._gram(p, f)) - torch.logdet(flat @ flat.mT)) / 2
+            return (log_abs_det(self._gram(p, f)) - log_abs_det(flat @ flat.mT)) / 2
 
         # Contiguous, as forward mode refuses expanded tensors; cast, as torch promotes its derivatives of float32
         # scalars to float64.
@@ -230,7 +230,7 @@ class Manifold(ABC):
             y, image = torch.func.jvp(lambda w: self.exp(x, w), (v.contiguous(),), (direction,))[:2]
             return self.inner(y.unsqueeze(axis).expand_as(end), end, image.unsqueeze(axis).expand_as(end))
 
-        return torch.linalg.slogdet(torch.vmap(column, out_dims=-1)(directions))[1].to(v.dtype)
+        return log_abs_det(torch.vmap(column, out_dims=-1)(directions)).to(v.dtype)
 
     # ------------------------------------------------------------------ coordinates for networks
 

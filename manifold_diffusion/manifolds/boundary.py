@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._errors import CapabilityError, ConfigError, NumericsError
+from .._safe import solve
 from .base import Compact, Manifold, WithBoundary
 from .calculus import gradient
 
@@ -75,7 +76,7 @@ class Domain(WithBoundary):
         if gram.shape[-1] == 1:
             share = along / (gram[..., 0] + g)
         else:
-            share = torch.linalg.solve(gram + torch.diag_embed(g), along)
+            share = solve(gram + torch.diag_embed(g), along.unsqueeze(-1)).squeeze(-1)
         return v - (self.per_point(share) * gradients).sum(axis)
 
     def defect(self, x: Tensor) -> Tensor:

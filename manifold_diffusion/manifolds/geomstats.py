@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._errors import CapabilityError, ConfigError, ManifoldError
+from .._safe import solve
 from ._geomstats_space import as_tensor, build, describe, inside_geomstats, load_geomstats
 from ._rows import apply_rows
 from .base import Manifold
@@ -171,7 +172,7 @@ class GeomstatsManifold(Manifold):
         # The orthogonal projection onto the range of P is P (P + P^T - 1)^-1.
         mixed = columns + columns.mT - torch.eye(self._size, dtype=x.dtype, device=x.device)
         flat = v.flatten(len(self.batch_shape(v))).unsqueeze(-1)
-        return (torch.linalg.solve(mixed, flat).mT @ columns).squeeze(-2).reshape(v.shape)
+        return (solve(mixed, flat).mT @ columns).squeeze(-2).reshape(v.shape)
 
     def project(self, x: Tensor) -> Tensor:
         if not self._projects:

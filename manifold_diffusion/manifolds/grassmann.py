@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._errors import ConfigError
-from .._safe import safe_norm
+from .._safe import log_abs_det, safe_norm, solve
 from ._frames import complement, orthonormal, polar, renormalise, skew_matrix, uniform_frames
 from ._matrix import sym_arccos_over_sine, sym_cos_sinc
 from .base import Compact
@@ -89,7 +89,7 @@ class Grassmann(Compact):
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         s, turn = self._align(x, y)
         aligned, eye = y @ turn.mT, torch.eye(self.p, dtype=x.dtype, device=x.device)
-        return (v - (x + aligned) @ torch.linalg.solve(eye + s, aligned.mT @ v)) @ turn
+        return (v - (x + aligned) @ solve(eye + s, aligned.mT @ v)) @ turn
 
     def _align(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Polar decomposition ``x^T y = S R``: the cosines of the principal angles, and the turn of the frames."""
@@ -197,4 +197,4 @@ def _log_det_sinc(t: Tensor) -> Tensor:
         cos, sinc = eye * (1 / math.factorial(2 * k)) - t @ cos, eye * (1 / math.factorial(2 * k + 1)) - t @ sinc
     for _ in range(3):
         cos, sinc = 2 * cos @ cos - eye, cos @ sinc
-    return torch.linalg.slogdet(sinc)[1]
+    return log_abs_det(sinc)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .._errors import ConfigError
+from .._safe import log_abs_det
 from ._frames import complement, orthonormal, renormalise, skew, uniform_frames
 from ._stiefel_log import solve
 from .base import Compact
@@ -111,7 +112,7 @@ class Stiefel(Compact):
         # Products with the canonically orthonormal basis: rows of end times (1 - y y^T / 2) are its dual.
         y = self.exp(x, v).unsqueeze(-3)
         dual = end - y @ (y.mT @ end) / 2
-        return torch.linalg.slogdet(dual.flatten(-2) @ images.flatten(-2).mT)[1]
+        return log_abs_det(dual.flatten(-2) @ images.flatten(-2).mT)
 
     def _block(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """The frame (X, K) and the matrix whose exponential moves it."""

@@ -134,6 +134,51 @@ def derivatives_are_right(manifold: Manifold, dtype: torch.dtype, generator: tor
 
 
 @law(dtypes=_DOUBLE)
+def derivatives_nest(manifold: Manifold, dtype: torch.dtype, generator: torch.Generator) -> None:
+    """Forward and reverse mode, nested in any order, give the same second derivatives of the methods."""
+    args = _arguments(manifold, 2, dtype, generator)
+    first, second = (
+        {k: torch.randn(a.shape, generator=generator, dtype=dtype) for k, a in args.items()} for _ in range(2)
+    )
+    for name in ("exp", "log", "dist", "log_det_exp"):
+        method, kinds = _methods(manifold)[name]
+        weights = torch.randn(method(*[args[k] for k in kinds]).shape, generator=generator, dtype=dtype)
+
+        def total(
+            a: Tensor, b: Tensor, method: Method = method, kinds: str = kinds, weights: Tensor = weights
+        ) -> Tensor:
+            return (weights * method(*[args[k] + a * first[k] + b * second[k] for k in kinds])).sum()
+
+        zero = torch.zeros((), dtype=dtype)
+        found = {
+            f"{outer} over {inner}": float(_MODES[outer](_MODES[inner](total, 0), 1)(zero, zero))
+            for outer in _MODES
+            for inner in _MODES
+        }
+        size = max(1.0, *map(abs, found.values()))
+        for order, value in found.items():
+            if not abs(value - found["reverse over reverse"]) <= 1e-6 * size:
+                raise LawError(
+                    f"{manifold} breaks derivatives_nest: the second derivative of {name} is {value:.6g}, {order}, "
+                    f"{found['reverse over reverse']:.6g}, reverse over reverse."
+                )
+
+
+def _forward(function: Callable[..., Tensor], index: int) -> Callable[..., Tensor]:
+    def slope(*at: Tensor) -> Tensor:
+        along = [torch.ones_like(a) if i == index else torch.zeros_like(a) for i, a in enumerate(at)]
+        return torch.func.jvp(function, at, tuple(along))[1]
+
+    return slope
+
+
+_MODES: dict[str, Callable[[Callable[..., Tensor], int], Callable[..., Tensor]]] = {
+    "forward": _forward,
+    "reverse": lambda function, index: torch.func.grad(function, argnums=index),
+}
+
+
+@law(dtypes=_DOUBLE)
 def derivatives_at_zero(manifold: Manifold, dtype: torch.dtype, generator: torch.Generator) -> None:
     """At v = 0 the first derivative of ``exp`` is the identity of the tangent space, the second that of a geodesic."""
     x = random_points(manifold, 8, dtype, generator)

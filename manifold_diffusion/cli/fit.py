@@ -14,7 +14,8 @@ import torch
 from .._config import nearest
 from .._errors import CheckpointError, ConfigError, ManifoldDiffusionError
 from ..models import RiemannianDiffusion
-from .arguments import HelpShown, new_parser, parse, read_yaml, to_yaml
+from ._yaml import read_yaml, to_yaml
+from .arguments import HelpShown, new_parser, parse
 from .build import build_model, model_section
 from .files import Data, add_data_options, load_data, write_text
 from .names import SHORT_NAMES

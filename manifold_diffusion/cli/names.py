@@ -10,7 +10,7 @@ from .. import manifolds
 from .._config import from_config, nearest, to_config
 from .._errors import ConfigError
 from ..manifolds import Manifold, Product
-from .arguments import load_yaml
+from ._yaml import load_yaml
 
 __all__ = ["SHORT_NAMES", "manifold_name", "normalise", "parse_manifold"]
 

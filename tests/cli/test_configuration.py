@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from manifold_diffusion.cli import main
-from manifold_diffusion.cli.arguments import load_yaml, merge
+from manifold_diffusion.cli._yaml import load_yaml
+from manifold_diffusion.cli.arguments import merge
 
 from .options import TINY
 

@@ -42,7 +42,7 @@ def has_kernel(m: Manifold) -> bool:
 
 
 # Sums over images and characters: smaller members of the families, and their own tests, do for each run.
-COSTLY = {"SO(4)", "U(2)", "SU(3)", "SPD(3)", "Simplex(4)"}
+COSTLY = {"Correlation(3)", "SO(4)", "U(2)", "SU(3)", "SPD(3)", "SPD(2, 'log_euclidean')", "Simplex(4)"}
 CASES = [
     pytest.param(m, law, id=f"{law}-{name}", marks=[pytest.mark.slow] if name in COSTLY else [])
     for name, m in instances()

@@ -16,7 +16,7 @@ from manifold_diffusion.testing.sampling import reach
 from .draws import BUILT_IN, F32, F64, points, seeded
 
 # Their laws take as long as those of all the others together; smaller members of their families stay with the rest.
-COSTLY = {"Grassmann(5, 3)", "SO(4)", "SU(3)", "Stiefel(4, 2)"}
+COSTLY = {"Correlation(3)", "Grassmann(5, 3)", "SO(4)", "SPD(2, 'log_euclidean')", "SU(3)", "Stiefel(4, 2)"}
 CASES = [
     pytest.param(
         m,

@@ -23,6 +23,34 @@ hypothesis.settings.register_profile("default", derandomize=True, deadline=None,
 hypothesis.settings.load_profile("default")
 
 
+# Instances whose laws run with the slow tests: the costly ones, and second sizes of a family.
+RARE = {
+    *(
+        "Correlation(3)",
+        "Grassmann(5, 3)",
+        "SO(4)",
+        "U(2)",
+        "SU(3)",
+        "SPD(3)",
+        "SPD(2, 'log_euclidean')",
+        "Stiefel(4, 2)",
+    ),
+    *("Euclidean(1)", "Sphere(1)", "Sphere(7)", "Torus(1)", "Hyperboloid(1)", "Hyperboloid(5)", "PoincareBall(1)"),
+    *("ConstantCurvature(3, 0.0)", "ConstantCurvature(2, 2.5)", "Power(Hyperboloid(2), 3)", "RealProjective(1)"),
+    *("ComplexProjective(1)", "Product(Sphere(2), Torus(1), weights=[2.0, 0.5])", "SE3N(3, True)"),
+}
+
+
+@pytest.hookimpl(tryfirst=True)  # before the marks choose
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the laws of the instances of :data:`RARE` as slow."""
+    for item in items:
+        if getattr(item, "originalname", "") in ("test_law", "test_kernel_law"):
+            parameters = item.callspec.params  # pyright: ignore[reportAttributeAccessIssue]
+            if repr(parameters["manifold"]) in RARE:
+                item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def table_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tables are built by the tests themselves, not read from whatever an earlier version left in the user's cache.

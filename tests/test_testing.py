@@ -41,19 +41,12 @@ def has_kernel(m: Manifold) -> bool:
 # ---------------------------------------------------------------------- heat kernels
 
 
-# Sums over images and characters: smaller members of the families, and their own tests, do for each run.
-COSTLY = {"Correlation(3)", "SO(4)", "U(2)", "SU(3)", "SPD(3)", "SPD(2, 'log_euclidean')", "Simplex(4)"}
-CASES = [
-    pytest.param(m, law, id=f"{law}-{name}", marks=[pytest.mark.slow] if name in COSTLY else [])
-    for name, m in instances()
-    if has_kernel(m)
-    for law in KERNEL_LAWS
-]
+CASES = [pytest.param(m, law, id=f"{law}-{name}") for name, m in instances() if has_kernel(m) for law in KERNEL_LAWS]
 
 
-@pytest.mark.parametrize(("m", "law"), CASES)
-def test_kernel_law(m: Manifold, law: str) -> None:
-    check_heat_kernel(m, laws=[law])
+@pytest.mark.parametrize(("manifold", "law"), CASES)
+def test_kernel_law(manifold: Manifold, law: str) -> None:
+    check_heat_kernel(manifold, laws=[law])
 
 
 def _scaled(name: str, factor: float) -> Callable[[HeatKernel], Callable]:

@@ -15,15 +15,12 @@ from manifold_diffusion.testing.sampling import reach
 
 from .draws import BUILT_IN, F32, F64, points, seeded
 
-# Their laws take as long as those of all the others together; smaller members of their families stay with the rest.
-COSTLY = {"Correlation(3)", "Grassmann(5, 3)", "SO(4)", "SPD(2, 'log_euclidean')", "SU(3)", "Stiefel(4, 2)"}
 CASES = [
     pytest.param(
         m,
         law,
         dtype,
         id=f"{name}-{law.name}-{str(dtype)[6:]}",
-        marks=[pytest.mark.slow] if name in COSTLY and law.name != "exp_log_inverse" else [],
     )
     for name, m in instances()
     for law in LAWS.values()

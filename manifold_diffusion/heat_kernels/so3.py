@@ -85,6 +85,7 @@ class SO3Kernel(HeatKernel):
             x = torch.addcmul(torch.addcmul(start, sin, once), 2 * (r / 2).sin().square(), twice)
             # Score: -pull sin x hat(axis), and x hat(axis) = cos once + sin twice.
             score = (-pull * sin) * torch.addcmul(cos * once, sin, twice)
+            # Views, not `matrices`: the copy is made once, into the whole batch.
             return x.movedim((0, 1), (-2, -1)), score.movedim((0, 1), (-2, -1))
 
         return in_chunks(draw, x0, brownian_time(tau, x0), tuple(x0.shape[:-2]))

@@ -92,16 +92,6 @@ class AffineSPDKernel(HeatKernel):
         a = sym_log1p(e)
         fixed = a.detach()
         h, vectors = eigh(fixed)
-        value = self._law.log_prob(h, t)
-        if differentiated(a):
-            # Second-order expansion of a symmetric function of eigenvalues (Lewis and Sendov, 2001).
-            e = vectors.mT @ (a - fixed) @ vectors
-            diagonal = e.diagonal(dim1=-2, dim2=-1)
-            slope, bend, turn = self._derivatives(h, t)
-            value = value + (slope * diagonal).sum(-1)
-            value = value + (bend * diagonal.unsqueeze(-1) * diagonal.unsqueeze(-2)).sum((-2, -1)) / 2
-            value = value + (turn * e * e).sum((-2, -1)) / 2
-        return value.to(x.dtype)
         # Second-order expansion of a symmetric function of eigenvalues (Lewis and Sendov, 2001).
         e = vectors.mT @ (a - fixed) @ vectors
         diagonal = e.diagonal(dim1=-2, dim2=-1)

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .._errors import ConfigError
+from .._errors import CapabilityError, ConfigError
 from ..heat_kernels import HeatKernel, heat_kernel
 from ..manifolds import Compact, Manifold, WithBoundary
 from .laws import Law, LawError, LawRecord, check_laws, law, require_small, require_zero_mean
 from .sampling import random_points, reach
 
-__all__ = ["KERNEL_LAWS", "check_heat_kernel"]
+__all__ = ["KERNEL_LAWS", "check_heat_kernel", "has_kernel"]
 
 KERNEL_LAWS: dict[str, Law] = {}
 """All laws of heat kernels by name."""
@@ -58,6 +58,15 @@ def check_heat_kernel(
     """
     heat_kernel(manifold)
     return check_laws(KERNEL_LAWS, manifold, dtypes, seed, laws, skip)
+
+
+def has_kernel(manifold: Manifold) -> bool:
+    """Whether ``heat_kernel(manifold)`` is there."""
+    try:
+        heat_kernel(manifold)
+    except CapabilityError:
+        return False
+    return True
 
 
 # ---------------------------------------------------------------------- points

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from .._errors import CapabilityError
-from ..heat_kernels import heat_kernel
 from ..manifolds import Manifold
-from .kernels import KERNEL_LAWS, check_heat_kernel
+from .kernels import KERNEL_LAWS, check_heat_kernel, has_kernel
 from .laws import LAWS, LawError, LawRecord, check_manifold
 from .properties import PROPERTIES, check_properties
 
@@ -57,7 +56,7 @@ def check_all(
     suites: list[Callable[[], list[LawRecord]]] = [lambda: check_manifold(manifold, dtypes, seed, skip=reasons(LAWS))]
     if wanted:
         suites.append(lambda: check_properties(manifold, examples, dtypes, wanted))
-    if _has_kernel(manifold):
+    if has_kernel(manifold):
         suites.append(lambda: check_heat_kernel(manifold, dtypes, seed, skip=reasons(KERNEL_LAWS)))
     records, failures = [], []
     for suite in suites:
@@ -69,11 +68,3 @@ def check_all(
         raise LawError("\n".join(failures))
     left_out = reasons(PROPERTIES).items()
     return records + [LawRecord(name, dtype, False, 0.0, skipped=why) for name, why in left_out for dtype in dtypes]
-
-
-def _has_kernel(manifold: Manifold) -> bool:
-    try:
-        heat_kernel(manifold)
-    except CapabilityError:
-        return False
-    return True

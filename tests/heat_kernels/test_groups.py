@@ -20,14 +20,12 @@ from manifold_diffusion.manifolds import SO, SO3, SU, Sphere, U, divergence
 from manifold_diffusion.networks import TangentMLP
 from manifold_diffusion.processes import BrownianMotion
 
+from .points import generator
+
 F64 = torch.float64
 Group = SO | SU | U
 SMALL = [SO(2), SO(3), SO(4), SO(5), U(1), U(2), SU(2), SU(3)]
 LARGE = [SO(6), SU(5), U(3)]
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def element(group: Group, angles: list[float]) -> Tensor:
@@ -129,7 +127,7 @@ def test_so4_against_spins(tau: float) -> None:
 @pytest.mark.parametrize("group", SMALL + LARGE, ids=repr)
 def test_images_and_characters_agree_around_the_cross_over(group: Group) -> None:
     law = GroupLaw(group)
-    log = group.spectral_log(group.identity(dtype=F64), group.random_uniform(30, generator=seeded(), dtype=F64))
+    log = group.spectral_log(group.identity(dtype=F64), group.random_uniform(30, generator=generator(), dtype=F64))
     angles = log.angles.sort(-1, descending=True).values[..., : law.weights.shape[1]]
     angles = torch.cat([angles, torch.zeros_like(angles[:1]), angles[:1] * 1e-7])
     for factor in (0.9, 1.0, 1.1):
@@ -139,7 +137,7 @@ def test_images_and_characters_agree_around_the_cross_over(group: Group) -> None
 
 @pytest.mark.parametrize("tau", [1e-6, 0.5, 3.0])
 def test_so3_of_two_kinds_agree(tau: float) -> None:
-    x, y = SO(3).random_uniform(64, generator=seeded(), dtype=F64).chunk(2)
+    x, y = SO(3).random_uniform(64, generator=generator(), dtype=F64).chunk(2)
     ours, theirs = heat_kernel(SO(3)), heat_kernel(SO3())
     near = SO3().geodesic(x, y, 0.3)
     close(ours.log_prob(near, x, tau), theirs.log_prob(near, x, tau).tolist(), 1e-8)
@@ -149,16 +147,16 @@ def test_so3_of_two_kinds_agree(tau: float) -> None:
 
 @pytest.mark.parametrize("tau", [0.1, 0.6, 3.0])
 def test_su2_is_the_sphere(tau: float) -> None:
-    x, y = SU(2).random_uniform(64, generator=seeded(), dtype=F64).chunk(2)
+    x, y = SU(2).random_uniform(64, generator=generator(), dtype=F64).chunk(2)
     p, q = x[:, 0].flatten(1), y[:, 0].flatten(1)  # the first row of a matrix of SU(2) is a point of S^3
     close(heat_kernel(SU(2)).log_prob(x, y, tau), heat_kernel(Sphere(3)).log_prob(p, q, tau).tolist(), 1e-8)
 
 
 def test_float32_agrees_with_float64() -> None:
     for group in (SO(4), SU(3)):
-        kernel, x0 = heat_kernel(group), group.random_uniform(200, generator=seeded())
+        kernel, x0 = heat_kernel(group), group.random_uniform(200, generator=generator())
         for tau in (1e-4, 1e-2, 0.3, 2.0):
-            x = kernel.sample(x0, tau, seeded(1))
+            x = kernel.sample(x0, tau, generator(1))
             log_p, score = kernel.log_prob(x, x0, tau), kernel.score(x, x0, tau)
             exact, slope = kernel.log_prob(x.double(), x0.double(), tau), kernel.score(x.double(), x0.double(), tau)
             assert ((log_p - exact).abs() / (1 + exact.abs())).max() <= 1e-4
@@ -171,8 +169,8 @@ def test_float32_agrees_with_float64() -> None:
 @pytest.mark.parametrize("tau", [1e-3, 0.2, 2.0])
 @pytest.mark.parametrize("group", [SO(2), SO(4), SO(5), SU(3), U(1), U(2)], ids=repr)
 def test_heat_equation_and_score(group: Group, tau: float) -> None:
-    kernel, x0 = heat_kernel(group), group.random_uniform(4, generator=seeded(), dtype=F64)
-    x = kernel.sample(x0, tau, seeded(1))
+    kernel, x0 = heat_kernel(group), group.random_uniform(4, generator=generator(), dtype=F64)
+    x = kernel.sample(x0, tau, generator(1))
     x[0] = x0[0]  # all eigenvalues repeat
     score, laplacian = divergence(group, lambda p: kernel.score(p, x0, tau), x)
     (slope,) = torch.autograd.grad(kernel.log_prob(leaf := x.clone().requires_grad_(), x0, tau).sum(), leaf)
@@ -185,8 +183,8 @@ def test_heat_equation_and_score(group: Group, tau: float) -> None:
 
 @pytest.mark.parametrize("group", [SO(4), U(2)], ids=repr)
 def test_second_derivatives_of_log_prob(group: Group) -> None:
-    x0 = group.random_uniform(1, generator=seeded(), dtype=F64)
-    x = heat_kernel(group).sample(x0, 0.3, seeded(1)).requires_grad_()
+    x0 = group.random_uniform(1, generator=generator(), dtype=F64)
+    x = heat_kernel(group).sample(x0, 0.3, generator(1)).requires_grad_()
     log_prob: Callable[[Tensor], Tensor] = lambda p: heat_kernel(group).log_prob(p, x0, 0.3)  # noqa: E731
     torch.autograd.gradcheck(log_prob, x, fast_mode=True, atol=1e-5)
     torch.autograd.gradgradcheck(log_prob, x, fast_mode=True, atol=1e-4)
@@ -196,7 +194,7 @@ def test_second_derivatives_of_log_prob(group: Group) -> None:
 def test_total_mass_and_semigroup(group: Group) -> None:
     """Under the uniform law the density times the volume has mean 1; a product of two has the mean of the semigroup."""
     kernel, one = heat_kernel(group), group.identity(dtype=F64)
-    x = group.random_uniform(8000, generator=seeded(3), dtype=F64)
+    x = group.random_uniform(8000, generator=generator(3), dtype=F64)
     y = group.exp(one, 0.5 * group.tangent_basis(one)[0])
     tau = 0.8 / GroupLaw(group).rho_squared ** 0.5
     p, q = (kernel.log_prob(x, c, tau).exp() * group.volume for c in (one, y))
@@ -208,7 +206,7 @@ def test_total_mass_and_semigroup(group: Group) -> None:
 def test_score_at_repeated_eigenvalues_is_the_limit() -> None:
     for group, angles in ((SO(4), [0.7, 0.7]), (SU(3), [0.5, 0.5, -1.0]), (SO(4), [0.0, 0.0])):
         x0, x = group.identity(dtype=F64), element(group, angles)
-        near = group.exp(x, 1e-7 * group.random_tangent(x, seeded()))
+        near = group.exp(x, 1e-7 * group.random_tangent(x, generator()))
         kernel = heat_kernel(group)
         assert (kernel.score(x, x0, 0.2) - kernel.score(near, x0, 0.2)).abs().max() <= 1e-5
 
@@ -231,7 +229,7 @@ def moments(group: Group, x: Tensor) -> dict[float, Tensor]:
 @pytest.mark.parametrize("group", [SO(4), SO(6), SU(3), U(2)], ids=repr)
 def test_samples_have_exact_moments(group: Group, tau: float) -> None:
     one = group.identity(dtype=F64).expand(4000, *group.point_shape)
-    x = heat_kernel(group).sample(one, tau, seeded(5))
+    x = heat_kernel(group).sample(one, tau, generator(5))
     group.check_point(x)
     for eigenvalue, character in moments(group, x).items():
         z = (character.mean() - math.exp(-eigenvalue * tau / 2)) / (character.std() / 4000**0.5)
@@ -241,16 +239,16 @@ def test_samples_have_exact_moments(group: Group, tau: float) -> None:
 def test_a_gaussian_without_rejection_fails_the_moments() -> None:
     group, tau = SO(4), 0.3
     one = group.identity(dtype=F64).expand(10_000, 4, 4)
-    x = group.exp(one, tau**0.5 * group.random_tangent(one, seeded(5)))
+    x = group.exp(one, tau**0.5 * group.random_tangent(one, generator(5)))
     scores = [abs(c.mean() - math.exp(-e * tau / 2)) / (c.std() / 100) for e, c in moments(group, x).items()]
     assert max(scores) > 5
 
 
 def test_samples_of_mixed_times_and_shapes() -> None:
     group = SO(4)
-    x0 = group.random_uniform(6, generator=seeded()).reshape(2, 3, 4, 4)
+    x0 = group.random_uniform(6, generator=generator()).reshape(2, 3, 4, 4)
     tau = torch.tensor([[1e-6, 1e-3, 0.1], [0.5, 2.0, 9.0]])
-    x = heat_kernel(group).sample(x0, tau, seeded(1))
+    x = heat_kernel(group).sample(x0, tau, generator(1))
     assert x.shape == x0.shape and x.dtype == x0.dtype
     assert group.dist(x, x0)[0, 0] < 0.02
     assert heat_kernel(group).sample(x0[:0], 0.1).shape == (0, 3, 4, 4)
@@ -261,11 +259,11 @@ def test_samples_of_mixed_times_and_shapes() -> None:
 
 @pytest.mark.parametrize("group", [SO(4), SU(3)], ids=repr)
 def test_a_model_trains_on_it(group: Group, tmp_path) -> None:
-    x = group.random_uniform(64, generator=seeded())
+    x = group.random_uniform(64, generator=generator())
     process = BrownianMotion(group)
     model = RiemannianDiffusion(group, process, TangentMLP(process, width=32, depth=2))
     model.fit(x, max_steps=3, batch_size=32, out_dir=tmp_path)
-    group.check_point(model.sample(2, generator=seeded()))
+    group.check_point(model.sample(2, generator=generator()))
     assert bool(torch.isfinite(model.log_prob(x[:2], tolerance=1e-2)).all())
 
 

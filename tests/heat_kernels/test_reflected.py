@@ -33,18 +33,16 @@ from manifold_diffusion.manifolds import (
 from manifold_diffusion.networks import TangentMLP
 from manifold_diffusion.processes import BrownianMotion, LogSchedule, default_schedule
 
+from .points import generator
+
 F32, F64 = torch.float32, torch.float64
 TRIANGLE = Polytope([[-1.0, 0.0], [0.0, -1.0], [1.0, 2.0]], [0.0, 0.0, 2.0])
 CAP = Restricted(Sphere(2), lambda x: x[..., -1] - 0.2)
 
 
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def inner_points(m: Manifold, n: int, seed: int = 0, dtype: torch.dtype = F64) -> Tensor:
     origin = m.origin(dtype=dtype).expand(n, *m.point_shape)
-    return m.move(origin, m.random_tangent(origin, generator=seeded(seed)))
+    return m.move(origin, m.random_tangent(origin, generator=generator(seed)))
 
 
 # ---------------------------------------------------------------------- heat kernels
@@ -56,7 +54,7 @@ kernels = pytest.mark.parametrize("m", KERNELS, ids=repr)
 def test_hemisphere_agrees_with_its_legendre_series() -> None:
     K, x, x0 = (
         heat_kernel(Hemisphere(2)),
-        *Hemisphere(2).random_uniform(12, generator=seeded(), dtype=F64).split([11, 1]),
+        *Hemisphere(2).random_uniform(12, generator=generator(), dtype=F64).split([11, 1]),
     )
     mirror = torch.tensor([-1.0, 1.0, 1.0], dtype=F64)
     for tau in (0.1, 0.5, 3.0):
@@ -111,9 +109,9 @@ def test_samples_follow_the_kernel(m: Domain) -> None:
     """Integral of p f = mean of f: importance weights from a wider kernel, also the total mass and the semigroup."""
     K, n = heat_kernel(m), 100_000
     x0 = inner_points(m, 1)[0].expand(n, *m.point_shape)
-    wide = K.sample(x0, 0.6, seeded(1))
+    wide = K.sample(x0, 0.6, generator(1))
     ratio = (K.log_prob(wide, x0, 0.3) - K.log_prob(wide, x0, 0.6)).exp()
-    two = K.sample(K.sample(x0, 0.1, seeded(2)), 0.2, seeded(3))
+    two = K.sample(K.sample(x0, 0.1, generator(2)), 0.2, generator(3))
     features = lambda x: torch.stack([torch.ones(n, dtype=F64), x[:, 0], x[:, 1], x[:, 0] * x[:, 1].square()], -1)  # noqa: E731
     integral = features(wide) * ratio.unsqueeze(-1)
 
@@ -121,15 +119,15 @@ def test_samples_follow_the_kernel(m: Domain) -> None:
         error = (integral.var(0) + features(x).var(0)).sqrt() / math.sqrt(n)
         return float(((integral.mean(0) - features(x).mean(0)).abs() / error).max())
 
-    for sample in (K.sample(x0, 0.3, seeded(4)), two):
+    for sample in (K.sample(x0, 0.3, generator(4)), two):
         assert bool(m.inside(sample).all()) and z(sample) < 5
-    assert z(K.sample(x0, 0.4, seeded(5))) > 5
+    assert z(K.sample(x0, 0.4, generator(5))) > 5
 
 
 @kernels
 def test_pairs_agree_with_single_ones(m: Domain) -> None:
     K, x, c = heat_kernel(m), inner_points(m, 6), inner_points(m, 4, 1)
-    tau, w = torch.tensor([0.05, 0.3, 1.0, 0.1], dtype=F64), torch.rand(6, 4, generator=seeded(), dtype=F64)
+    tau, w = torch.tensor([0.05, 0.3, 1.0, 0.1], dtype=F64), torch.rand(6, 4, generator=generator(), dtype=F64)
     torch.testing.assert_close(K.pairwise_log_prob(x, c, tau), K.log_prob(x.unsqueeze(1), c, tau), rtol=1e-8, atol=1e-8)
     scores = (w.unsqueeze(-1) * K.score(x.unsqueeze(1), c, tau)).sum(1)
     torch.testing.assert_close(K.weighted_score(x, c, tau, w), scores, rtol=1e-6, atol=1e-6)
@@ -139,7 +137,7 @@ def test_walk_in_a_ball_agrees_with_its_series() -> None:
     # Radial Neumann eigenfunctions sin(mu r) / r with tan mu = mu: E |x|^2 after time 0.3 from the centre.
     exact, n = 0.555943825635447, 100_000
     walk = lambda steps: geodesic_random_walk(  # noqa: E731
-        Ball(3), torch.zeros(n, 3), torch.full((n,), 0.3), steps, generator=seeded(8)
+        Ball(3), torch.zeros(n, 3), torch.full((n,), 0.3), steps, generator=generator(8)
     )
     square = walk(16).double().square().sum(-1)
     assert abs(float(square.mean()) - exact) < 5 * float(square.std()) / math.sqrt(n) + 4e-4
@@ -159,7 +157,7 @@ def test_denoising_models_train_and_sample_inside(m: Manifold) -> None:
     data = inner_points(m, 200, dtype=F32)
     model.fit(data, max_steps=20, progress=False)
     for method in ("ode", "sde"):
-        m.check_point(model.sample(200, method=method, steps=10, generator=seeded()))
+        m.check_point(model.sample(200, method=method, steps=10, generator=generator()))
     assert bool(torch.isfinite(model.log_prob(data[:10], tolerance=1e-2)).all())
 
 
@@ -171,7 +169,7 @@ def test_simulated_models_train_and_sample_inside(m: Domain, tmp_path: Path) -> 
     data = inner_points(m, 100, dtype=F32)
     model.fit(data, max_steps=4, batch_size=64, progress=False)
     for method in ("ode", "sde"):
-        m.check_point(model.sample(50, method=method, steps=5, generator=seeded()))
+        m.check_point(model.sample(50, method=method, steps=5, generator=generator()))
     assert bool(torch.isfinite(model.log_prob(data[:5], tolerance=5e-2)).all())
     if m == CAP:
         with pytest.raises(ConfigError, match="<lambda> can't be written"):
@@ -183,8 +181,8 @@ def test_implicit_score_matching_has_no_boundary_term(m: Domain) -> None:
     """E[<score, g> + div g] = 0 for the fields of networks, and not for others."""
     K, n = heat_kernel(m), 20_000
     x0 = m.project(torch.tensor([0.1, *[0.5] * (m.point_shape[0] - 1)], dtype=F64)).expand(n, *m.point_shape)
-    x = K.sample(x0, 0.2, seeded(1))
-    w = torch.randn(m.embed(x0[0]).shape[-1], m.frame_dim, generator=seeded(2), dtype=F64)
+    x = K.sample(x0, 0.2, generator(1))
+    w = torch.randn(m.embed(x0[0]).shape[-1], m.frame_dim, generator=generator(2), dtype=F64)
 
     def z(frame: object) -> float:
         value, div = divergence(m, lambda p: frame(p, (m.embed(p) @ w + 1).sin() + 1), x)  # pyright: ignore[reportCallIssue]

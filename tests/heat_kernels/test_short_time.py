@@ -17,11 +17,9 @@ from manifold_diffusion.networks import TangentMLP
 from manifold_diffusion.objectives import DenoisingScoreMatching, ImplicitScoreMatching
 from manifold_diffusion.processes import BrownianMotion, LogSchedule
 
+from .points import generator
+
 F64 = torch.float64
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def start(m: Manifold, n: int) -> Tensor:
@@ -44,7 +42,7 @@ def test_the_random_walk_has_weak_order_one(name: str) -> None:
     errors, deviations = [], []
     for k in steps:
         x0 = start(m, n)
-        value = moment(geodesic_random_walk(m, x0, torch.full((n,), tau, dtype=F64), k, generator=seeded(k)), x0)
+        value = moment(geodesic_random_walk(m, x0, torch.full((n,), tau, dtype=F64), k, generator=generator(k)), x0)
         errors.append(abs(float(value.mean()) - exact(tau)))
         deviations.append(float(value.std()) / math.sqrt(n))
     assert errors[0] > 20 * deviations[0]  # two steps are wrong, and are seen to be
@@ -68,7 +66,7 @@ def test_range_of_the_short_time_score(m: Manifold) -> None:
     n, exact, short = 10_000, heat_kernel(m), ShortTimeKernel(m)
     for tau, bound in BOUNDS[m].items():
         x0 = start(m, n)
-        x = exact.sample(x0, tau, seeded())
+        x = exact.sample(x0, tau, generator())
         truth = exact.score(x, x0, tau)
 
         def size(error: Tensor, x: Tensor = x, tau: float = tau) -> float:
@@ -83,7 +81,7 @@ def test_range_of_the_short_time_score(m: Manifold) -> None:
 def test_log_density_lacks_a_term_of_the_order_of_tau(m: Manifold) -> None:
     n, tau = 1000, 0.01
     x0 = start(m, n)
-    x = heat_kernel(m).sample(x0, tau, seeded())
+    x = heat_kernel(m).sample(x0, tau, generator())
     error = ShortTimeKernel(m).log_prob(x, x0, tau) - heat_kernel(m).log_prob(x, x0, tau)
     assert 0.05 * tau < error.abs().max() < tau
 
@@ -92,7 +90,7 @@ def test_log_density_lacks_a_term_of_the_order_of_tau(m: Manifold) -> None:
 def test_score_is_the_gradient_of_the_log_density(m: Manifold) -> None:
     n, tau, kernel = 6, 0.2, ShortTimeKernel(m, n_steps=10)
     x0 = start(m, n)
-    x = kernel.sample(x0, tau, seeded())
+    x = kernel.sample(x0, tau, generator())
     score = kernel.score(x, x0, tau)
     m.check_tangent(x, score)
     slope = gradient(m, lambda p: kernel.log_prob(p, x0, tau), x)
@@ -103,7 +101,7 @@ def test_lines_have_the_score_of_the_sphere() -> None:
     n, tau = 500, 0.05
     m, sphere = Grassmann(3, 1), Sphere(2)
     x0 = start(sphere, n)
-    x = heat_kernel(sphere).sample(x0, tau, seeded())
+    x = heat_kernel(sphere).sample(x0, tau, generator())
     ours = ShortTimeKernel(m).score(x.unsqueeze(-1), x0.unsqueeze(-1), tau).squeeze(-1)
     error = sphere.norm(x, ours - heat_kernel(sphere).score(x, x0, tau)) * math.sqrt(tau)
     assert error.max() <= 1e-3
@@ -113,7 +111,9 @@ def test_lines_have_the_score_of_the_sphere() -> None:
 @pytest.mark.parametrize("m", [Sphere(2), Grassmann(4, 2), Stiefel(4, 2)], ids=repr)
 def test_score_is_finite_at_coincident_and_far_points(m: Manifold, dtype: torch.dtype) -> None:
     x0 = m.origin(dtype)
-    x = torch.cat([x0.unsqueeze(0), m.project(-x0).unsqueeze(0), m.random_uniform(20, generator=seeded(), dtype=dtype)])
+    x = torch.cat(
+        [x0.unsqueeze(0), m.project(-x0).unsqueeze(0), m.random_uniform(20, generator=generator(), dtype=dtype)]
+    )
     score = ShortTimeKernel(m).score(x, x0, 2.0)
     assert bool(torch.isfinite(score).all())
 
@@ -123,7 +123,7 @@ def test_score_is_finite_at_coincident_and_far_points(m: Manifold, dtype: torch.
 
 @pytest.mark.parametrize("m", [Grassmann(4, 2), pytest.param(Stiefel(4, 2), marks=pytest.mark.slow)], ids=repr)
 def test_short_time_scores_train_a_model_that_has_a_likelihood(m: Manifold, tmp_path: Path) -> None:
-    x0 = m.exp(m.origin().expand(128, *m.point_shape), 0.2 * m.random_tangent(start(m, 128).float(), seeded()))
+    x0 = m.exp(m.origin().expand(128, *m.point_shape), 0.2 * m.random_tangent(start(m, 128).float(), generator()))
     process = BrownianMotion(m, LogSchedule(1e-2, 6.0), n_steps=10, target="short_time")
     assert process.has_target
     model = RiemannianDiffusion(m, process, TangentMLP(process, width=32, n_frequencies=16))
@@ -150,9 +150,9 @@ def test_simulated_mismatch_sees_a_walk_that_has_not_mixed() -> None:
     m = Grassmann(4, 2)
     x0 = start(m, 1000)
     short, long = (BrownianMotion(m, LogSchedule(1e-3, tau), n_steps=20) for tau in (0.2, 6.0))
-    mismatch = short.prior_mismatch(x0, seeded())
+    mismatch = short.prior_mismatch(x0, generator())
     assert mismatch.kl > 20 * mismatch.standard_error
-    mismatch = long.prior_mismatch(x0, seeded())
+    mismatch = long.prior_mismatch(x0, generator())
     assert mismatch.kl < 5 * mismatch.standard_error
 
 

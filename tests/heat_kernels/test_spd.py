@@ -21,13 +21,11 @@ from manifold_diffusion.networks import TangentMLP
 from manifold_diffusion.processes import Langevin, LogSchedule, default_process
 from manifold_diffusion.testing import check_manifold
 
+from .points import generator
+
 F64 = torch.float64
 MANIFOLDS = [SPD(1), SPD(2), SPD(3), SPD(3, "log_euclidean"), SPD(3, "log_cholesky"), Correlation(2), Correlation(3)]
 every = pytest.mark.parametrize("M", MANIFOLDS, ids=repr)
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def points(M: Manifold, n: int, seed: int = 0, spread: float = 0.8) -> Tensor:

@@ -17,13 +17,14 @@ from manifold_diffusion.manifolds import (
     Euclidean,
     HalfSpace,
     Hemisphere,
-    Manifold,
     Polytope,
     Restricted,
     Sphere,
 )
 from manifold_diffusion.processes import BrownianMotion, Langevin
 from manifold_diffusion.testing import check_manifold
+
+from .draws import points, seeded
 
 F32, F64 = torch.float32, torch.float64
 TRIANGLE = Polytope([[-1.0, 0.0], [0.0, -1.0], [1.0, 2.0]], [0.0, 0.0, 2.0])
@@ -52,22 +53,13 @@ DOMAINS = [HalfSpace(2), Hemisphere(2), Box([0.0, -1.0], [1.0, 2.0]), Ball(3), T
 domains = pytest.mark.parametrize("m", DOMAINS, ids=lambda m: type(m).__name__)
 
 
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def inner_points(m: Manifold, n: int, seed: int = 0, dtype: torch.dtype = F64) -> Tensor:
-    origin = m.origin(dtype=dtype).expand(n, *m.point_shape)
-    return m.move(origin, m.random_tangent(origin, generator=seeded(seed)))
-
-
 # ---------------------------------------------------------------------- geometry
 
 
 @domains
 @pytest.mark.parametrize("dtype", [F64, F32])
 def test_reflected_steps_stay_inside_and_short_ones_are_geodesics(m: Domain, dtype: torch.dtype) -> None:
-    x = inner_points(m, 500, dtype=dtype)
+    x = points(m, 500, dtype=dtype)
     v = 3 * m.random_tangent(x, generator=seeded(1))
     end = m.move(x, v)
     m.check_point(end)
@@ -89,7 +81,7 @@ def test_reflected_steps_stay_inside_and_short_ones_are_geodesics(m: Domain, dty
 )
 def test_closed_billiards_agree_with_bisection(closed: Domain, inequality: object) -> None:
     other = Restricted(closed.ambient, inequality, start=closed.origin())  # pyright: ignore[reportArgumentType]
-    x = inner_points(closed, 60)
+    x = points(closed, 60)
     v = closed.random_tangent(x, generator=seeded(2))
     torch.testing.assert_close(closed.reflect(x, v), other.reflect(x, v), rtol=0, atol=1e-9)
     near = x[closed.boundary_distance(x) < 0.2]
@@ -99,7 +91,7 @@ def test_closed_billiards_agree_with_bisection(closed: Domain, inequality: objec
 def test_boxes_agree_with_the_polytope_of_their_faces() -> None:
     box, eye = Box([0.0, -1.0], [1.0, 2.0]), torch.eye(2)
     faces = Polytope(torch.cat([eye, -eye]), torch.tensor([1.0, 2.0, 0.0, 1.0]))
-    x = inner_points(box, 200)
+    x = points(box, 200)
     v = 5 * box.random_tangent(x, generator=seeded(3))
     torch.testing.assert_close(box.reflect(x, v), faces.reflect(x, v))
     torch.testing.assert_close(box.boundary_distance(x), faces.boundary_distance(x))
@@ -143,7 +135,7 @@ def test_billiards_run_backwards(m: Domain) -> None:
 
 @domains
 def test_normals_and_projections(m: Domain) -> None:
-    x = inner_points(m, 200)
+    x = points(m, 200)
     depth = m.boundary_distance(x)
     close = x[depth < 0.2]
     n = m.inward_normal(close)
@@ -161,7 +153,7 @@ def test_normals_and_projections(m: Domain) -> None:
 
 @domains
 def test_fields_of_networks_are_tangent_to_the_boundary(m: Domain) -> None:
-    x = inner_points(m, 400)
+    x = points(m, 400)
     x = x[m.boundary_distance(x) < 0.1]
     if m != CAP:
         x = m.exp(x, -m.per_point(m.boundary_distance(x)) * m.inward_normal(x))

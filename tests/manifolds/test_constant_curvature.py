@@ -35,13 +35,11 @@ from manifold_diffusion.manifolds import (
 from manifold_diffusion.plotting import plot
 from manifold_diffusion.processes import default_schedule
 
+from .draws import seeded
+
 F32, F64 = torch.float32, torch.float64
 KAPPAS = [-2.0, -0.3, 0.0, 0.4, 1.5]
 kappas = pytest.mark.parametrize("kappa", KAPPAS)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def normals(n: int, count: int, seed: int, spread: float = 0.6) -> Tensor:

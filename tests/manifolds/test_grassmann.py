@@ -13,12 +13,10 @@ from manifold_diffusion.manifolds import Grassmann, Manifold, Sphere, geodesic_s
 from manifold_diffusion.manifolds._frames import complement, orthonormal
 from manifold_diffusion.manifolds._matrix import sym, sym_arccos_over_sine, sym_cos_sinc
 
+from .draws import seeded
+
 F32, F64 = torch.float32, torch.float64
 SIZES = [(2, 1), (3, 1), (4, 2), (5, 3), (7, 2)]
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def with_angles(n: int, p: int, angles: list[float], count: int = 2, dtype: torch.dtype = F64) -> tuple[Tensor, Tensor]:

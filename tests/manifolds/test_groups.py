@@ -14,13 +14,11 @@ from manifold_diffusion._errors import ConfigError, ManifoldError
 from manifold_diffusion.manifolds import SO, SO3, SU, Sphere, U
 from manifold_diffusion.manifolds._characters import irreps
 
+from .draws import seeded
+
 F32, F64 = torch.float32, torch.float64
 Group = SO | SU | U
 PI = math.pi
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def conjugated(group: Group, angles: list[float], seed: int = 0) -> Tensor:

@@ -23,12 +23,10 @@ from manifold_diffusion.manifolds import (
 )
 from manifold_diffusion.plotting import PoincareDisk, plot, views
 
+from .draws import seeded
+
 F32, F64 = torch.float32, torch.float64
 DIMENSIONS = pytest.mark.parametrize("n", [1, 2, 5])
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def points(n: int, count: int, seed: int, spread: float = 1.0) -> Tensor:

@@ -30,6 +30,8 @@ from manifold_diffusion.manifolds import (
 from manifold_diffusion.plotting import plot
 from manifold_diffusion.processes import BrownianMotion, Langevin, ProductProcess, default_process, default_schedule
 
+from .draws import seeded
+
 F64 = torch.float64
 COPIED = [
     Sphere(2),
@@ -39,10 +41,6 @@ COPIED = [
     Product(Sphere(1), Euclidean(2), weights=[2, 1]),
 ]
 copied = pytest.mark.parametrize("m", COPIED, ids=repr)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def pair(m: Manifold) -> tuple[Power, Product]:

@@ -24,13 +24,11 @@ from manifold_diffusion.manifolds import (
     geodesic_symmetry,
 )
 
+from .draws import seeded
+
 F32, F64 = torch.float32, torch.float64
 SPACES = [RealProjective(1), RealProjective(3), ComplexProjective(1), ComplexProjective(3)]
 spaces = pytest.mark.parametrize("M", SPACES, ids=repr)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def uniform(M: Manifold, n: int, seed: int = 0, dtype: torch.dtype = F64) -> Tensor:

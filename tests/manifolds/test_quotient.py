@@ -26,6 +26,8 @@ from manifold_diffusion.manifolds import (
 )
 from manifold_diffusion.testing import LAWS
 
+from .draws import seeded
+
 F32, F64 = torch.float32, torch.float64
 ORDERS = {
     "cyclic:1": 1, "cyclic:2": 2, "cyclic:5": 5, "dihedral:1": 2, "dihedral:2": 4, "dihedral:3": 6, "dihedral:6": 12,
@@ -52,10 +54,6 @@ QUOTIENTS = [
 quotients = pytest.mark.parametrize("M", QUOTIENTS, ids=lambda M: f"{M.base}/{M.action.order}")
 FEW = [QUOTIENTS[-5], *QUOTIENTS[-3:]]
 few = pytest.mark.parametrize("M", FEW, ids=lambda M: f"{M.base}/{M.action.order}")
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def uniform(M: Manifold, n: int, seed: int = 0, dtype: torch.dtype = F64) -> Tensor:

@@ -15,14 +15,12 @@ from manifold_diffusion.networks import TangentMLP
 from manifold_diffusion.processes import BrownianMotion, LogSchedule
 from manifold_diffusion.testing import check_manifold
 
+from .draws import seeded
+
 F64 = torch.float64
 MANIFOLDS = [SE3(), SE3N(3), SE3N(3, centred=True)]
 Poses = SE3 | SE3N
 every = pytest.mark.parametrize("M", MANIFOLDS, ids=repr)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def poses(M: Poses, n: int, seed: int = 0) -> torch.Tensor:

@@ -21,11 +21,9 @@ from manifold_diffusion.networks import TangentMLP
 from manifold_diffusion.plotting import Ternary, plot, views
 from manifold_diffusion.processes import BrownianMotion, Uniform, default_schedule
 
+from .draws import seeded
+
 F32, F64 = torch.float32, torch.float64
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def weights(k: int, n: int, seed: int = 0) -> Tensor:

@@ -15,23 +15,21 @@ from manifold_diffusion.manifolds._frechet import dexp, dlog, log_sinhc_pairs
 from manifold_diffusion.manifolds._matrix import sym, sym_exp, sym_log
 from manifold_diffusion.testing import check_manifold
 
+from .draws import seeded
+
 F32, F64 = torch.float32, torch.float64
 METRICS = ["affine", "log_euclidean", "log_cholesky"]
 MANIFOLDS = [*(SPD(3, m) for m in METRICS), Correlation(3), Correlation(4)]
 every = pytest.mark.parametrize("M", MANIFOLDS, ids=repr)
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def points(M: Manifold, n: int, seed: int = 0, spread: float = 0.8) -> Tensor:
     origin = M.origin(dtype=F64).expand(n, *M.point_shape)
-    return M.exp(origin, spread * M.random_tangent(origin, generator(seed)))
+    return M.exp(origin, spread * M.random_tangent(origin, seeded(seed)))
 
 
 def rotations(n: int, size: int, seed: int = 0) -> Tensor:
-    return torch.linalg.qr(torch.randn(n, size, size, generator=generator(seed), dtype=F64))[0]
+    return torch.linalg.qr(torch.randn(n, size, size, generator=seeded(seed), dtype=F64))[0]
 
 
 # ---------------------------------------------------------------------- oracles and conventions
@@ -52,7 +50,7 @@ def test_geomstats_agrees():
         theirs = torch.as_tensor(np.asarray(metric.dist(point_a=gx, point_b=gy)))
         torch.testing.assert_close(M.dist(x, y), theirs, rtol=1e-10, atol=0)
         if to(x) is x:
-            v = 0.5 * M.random_tangent(x, generator(3))
+            v = 0.5 * M.random_tangent(x, seeded(3))
             pairs = {
                 "exp": (M.exp(x, v), metric.exp(tangent_vec=v.numpy(), base_point=gx)),
                 "log": (M.log(x, y), metric.log(point=gy, base_point=gx)),
@@ -81,7 +79,7 @@ def test_geomstats_agrees():
 
 def test_the_affine_distance_does_not_see_a_congruence():
     x, y = points(SPD(3), 32, 1), points(SPD(3), 32, 2)
-    g = torch.randn(32, 3, 3, generator=generator(3), dtype=F64)
+    g = torch.randn(32, 3, 3, generator=seeded(3), dtype=F64)
     torch.testing.assert_close(SPD(3).dist(g @ x @ g.mT, g @ y @ g.mT), SPD(3).dist(x, y), rtol=1e-8, atol=0)
 
 
@@ -118,7 +116,7 @@ def test_geodesic_symmetry_turns_geodesics_around(M):
     symmetry = geodesic_symmetry(M)
     assert symmetry is not None
     x, y = points(M, 8, 1), points(M, 8, 2)
-    v = M.random_tangent(y, generator(3))
+    v = M.random_tangent(y, seeded(3))
     image, moved = torch.func.jvp(lambda q: M.exp(x, -M.log(x, q)), (y,), (v,))
     torch.testing.assert_close(symmetry(x, y, v), (image, moved), rtol=1e-9, atol=1e-11)
 
@@ -130,7 +128,7 @@ def test_geodesic_symmetry_turns_geodesics_around(M):
 def test_derivatives_are_right_at_repeated_eigenvalues(M):
     eye = torch.eye(M.point_shape[0], dtype=F64).expand(2, -1, -1)
     x = (2.0 * eye if isinstance(M, SPD) else eye).clone().requires_grad_()
-    v = M.to_tangent(x.detach(), torch.randn(x.shape, generator=generator(), dtype=F64)).requires_grad_()
+    v = M.to_tangent(x.detach(), torch.randn(x.shape, generator=seeded(), dtype=F64)).requires_grad_()
     y = M.exp(x, 0.3 * v).detach().requires_grad_()
     for f, inputs in ((M.exp, (x, v)), (M.log, (x, y)), (M.dist, (x, y)), (M.norm, (x, v)), (M.log_det_exp, (x, v))):
         if f(*inputs).requires_grad:
@@ -142,7 +140,7 @@ def test_derivatives_are_right_at_repeated_eigenvalues(M):
 def test_derivatives_of_matrix_functions_are_right_to_third_order(spectrum):
     q = rotations(2, 3)
     a = sym((q * torch.tensor(spectrum, dtype=F64)) @ q.mT)
-    u = sym(torch.randn(2, 3, 3, generator=generator(1), dtype=F64))
+    u = sym(torch.randn(2, 3, 3, generator=seeded(1), dtype=F64))
     for f, whole, at in ((dexp, sym_exp, sym_log(a)), (dlog, sym_log, a)):
         torch.testing.assert_close(f(at, u), torch.func.jvp(whole, (at,), (u,))[1])
         inputs = (at.clone().requires_grad_(), u.clone().requires_grad_())

@@ -12,12 +12,10 @@ from manifold_diffusion._errors import ConfigError
 from manifold_diffusion.manifolds import SO3, Sphere, Stiefel
 from manifold_diffusion.manifolds._stiefel_log import rotation_log
 
+from .draws import seeded
+
 F32, F64 = torch.float32, torch.float64
 SIZES = [(4, 2), (5, 2), (5, 3), (3, 2), (4, 1)]
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def pairs(m: Stiefel, count: int, length: float) -> tuple[Tensor, Tensor]:

@@ -19,12 +19,10 @@ from manifold_diffusion.heat_kernels import heat_kernel
 from manifold_diffusion.manifolds import Circle, Torus, geodesic_symmetry
 from manifold_diffusion.plotting import views
 
+from .draws import seeded
+
 F32, F64 = torch.float32, torch.float64
 BOX = Torus(2, periods=[3.0, 20.0])
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def test_a_torus_of_one_period_is_the_usual_one_scaled() -> None:

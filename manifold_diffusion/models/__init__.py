@@ -1,5 +1,7 @@
 """Layer 7: process, network, objective and solvers in one object with fit, sample, log_prob and save_pretrained."""
 
+from .base import GenerativeModel
 from .diffusion import RiemannianDiffusion
+from .flow import RiemannianFlow
 
-__all__ = ["RiemannianDiffusion"]
+__all__ = ["GenerativeModel", "RiemannianDiffusion", "RiemannianFlow"]

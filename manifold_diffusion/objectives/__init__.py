@@ -2,6 +2,7 @@
 
 from .base import Objective, stratified_times
 from .denoising import DenoisingScoreMatching
+from .flow_matching import FlowMatching
 from .implicit import ImplicitScoreMatching
 
-__all__ = ["DenoisingScoreMatching", "ImplicitScoreMatching", "Objective", "stratified_times"]
+__all__ = ["DenoisingScoreMatching", "FlowMatching", "ImplicitScoreMatching", "Objective", "stratified_times"]

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .models import RiemannianDiffusion, RiemannianFlow
+    from .models import FlowMap, RiemannianDiffusion, RiemannianFlow
 
-__all__ = ["RiemannianDiffusion", "RiemannianFlow", "__version__"]
+__all__ = ["FlowMap", "RiemannianDiffusion", "RiemannianFlow", "__version__"]
 
-_MODELS = ("RiemannianDiffusion", "RiemannianFlow")
+_MODELS = ("FlowMap", "RiemannianDiffusion", "RiemannianFlow")
 
 _SUBPACKAGES = (
     "data",

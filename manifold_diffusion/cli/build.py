@@ -54,8 +54,10 @@ def build_model(section: Mapping[str, Any], seed: int, trusted: Sequence[str] = 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         network = part("network", f"manifold_diffusion.networks.{TangentMLP.__name__}")
-        model = RiemannianFlow if isinstance(process, PathProcess) else RiemannianDiffusion
-        return model(manifold, process, network, part("objective", None))
+        objective = part("objective", None)
+        if isinstance(process, PathProcess):
+            return RiemannianFlow(manifold, process, network, objective)
+        return RiemannianDiffusion(manifold, process, network, objective)
 
 
 def model_section(model: GenerativeModel) -> dict[str, Any]:

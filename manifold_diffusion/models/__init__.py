@@ -3,5 +3,6 @@
 from .base import GenerativeModel
 from .diffusion import RiemannianDiffusion
 from .flow import RiemannianFlow
+from .flow_map import FlowMap
 
-__all__ = ["GenerativeModel", "RiemannianDiffusion", "RiemannianFlow"]
+__all__ = ["FlowMap", "GenerativeModel", "RiemannianDiffusion", "RiemannianFlow"]

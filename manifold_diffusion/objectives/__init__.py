@@ -2,7 +2,17 @@
 
 from .base import Objective, stratified_times
 from .denoising import DenoisingScoreMatching
+from .flow_map import FlowMapMatching, flow_map, flow_map_residual
 from .flow_matching import FlowMatching
 from .implicit import ImplicitScoreMatching
 
-__all__ = ["DenoisingScoreMatching", "FlowMatching", "ImplicitScoreMatching", "Objective", "stratified_times"]
+__all__ = [
+    "DenoisingScoreMatching",
+    "FlowMapMatching",
+    "FlowMatching",
+    "ImplicitScoreMatching",
+    "Objective",
+    "flow_map",
+    "flow_map_residual",
+    "stratified_times",
+]

@@ -13,7 +13,7 @@ __all__ = ["GeodesicHeun"]
 class GeodesicHeun(RungeKutta):
     """Heun's scheme (explicit trapezoid). Order 2, two stages, error estimate of order 1.
 
-    The embedded method is Euler's: :class:`~manifold_diffusion.solvers.AdaptiveSteps` bounds the error of the Euler step
+    Its embedded method is Euler: :class:`~manifold_diffusion.solvers.AdaptiveSteps` bounds the error of an Euler step
     and keeps the Heun step, whose error is smaller. That is for loose tolerances; at tight ones
     :class:`~manifold_diffusion.solvers.DormandPrince` takes fewer evaluations. The charts are those of
     :class:`~manifold_diffusion.solvers.RungeKutta`.

@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from manifold_diffusion import RiemannianDiffusion
 from manifold_diffusion._errors import CheckpointError, ConfigError, ManifoldError, NumericsError
 from manifold_diffusion.heat_kernels import HeatKernelMixture
 from manifold_diffusion.manifolds import SO3, Euclidean, Sphere
 from manifold_diffusion.models.pretrained import load_model, save_model
-from manifold_diffusion.processes import LogSchedule, ODETerm
+from manifold_diffusion.networks import TangentMLP
+from manifold_diffusion.processes import BrownianMotion, LogSchedule, ODETerm
 from manifold_diffusion.solvers import (
     AdaptiveSteps,
     ClockSteps,
@@ -172,6 +174,28 @@ def test_it_is_saved_and_loaded_with_a_model(tmp_path):
     (tmp_path / "model" / "model.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError):
         load_model(tmp_path / "model", trusted=[Holder.__module__.split(".")[0]])
+
+
+def test_a_model_samples_with_it_and_a_sampler_is_saved_on_its_own(tmp_path):
+    M, process = Sphere(2), BrownianMotion(Sphere(2))
+    model = RiemannianDiffusion(M, process, TangentMLP(process, width=8, depth=1, n_frequencies=4))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=seeded(2)))
+    flow = process.terms(model.network).flow
+    fit = fit_multistep(flow, M, process.prior.sample(50, generator=seeded(1)), clock=NoiseClock(process.schedule))
+    save_model(fit.solver, tmp_path / "sampler", "four steps")
+    sampler, _ = load_model(tmp_path / "sampler")
+    assert isinstance(sampler, LearnedMultistep)
+    fine, few, adams = (
+        model.sample(100, solver=solver, steps=steps, generator=seeded(3))
+        for solver, steps in (
+            (DormandPrince(), AdaptiveSteps()),
+            (sampler, sampler.controller()),
+            (GeodesicMultistep(2, NoiseClock(process.schedule)), 4),
+        )
+    )
+    assert float(M.dist(few, fine).mean()) < float(M.dist(adams, fine).mean()) / 2
 
 
 def test_single_precision_parameters_still_fit_their_own_steps():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from .._errors import ConfigError
 from ..processes import Schedule
 from .controllers import PlannedSteps, check_count
 
-__all__ = ["Clock", "ClockSteps", "NoiseClock"]
+__all__ = ["Clock", "ClockSteps", "NoiseClock", "check_clock"]
 
 
 class Clock(ABC):
@@ -121,8 +122,15 @@ class ClockSteps(PlannedSteps):
 
     def __post_init__(self) -> None:
         check_count(self)
+        check_clock(self.clock, type(self).__name__)
 
     def times(self, t0: float, t1: float) -> list[float]:
         ends = self.clock.s(torch.tensor([t0, t1], dtype=torch.float64))
         inner = self.clock.t(ends[0] + (ends[1] - ends[0]) * torch.arange(1, self.n, dtype=torch.float64) / self.n)
         return [t0, *inner.tolist(), t1]
+
+
+def check_clock(clock: Any, owner: str) -> None:
+    """Raise :class:`ConfigError` unless ``clock`` is a :class:`Clock`."""
+    if not isinstance(clock, Clock):
+        raise ConfigError(f"The clock of {owner} must be a Clock; got {clock!r}. For example NoiseClock(schedule).")

@@ -14,7 +14,7 @@ from .._errors import ConfigError, NumericsError
 from ..manifolds import Manifold
 from ..processes import ODETerm
 from .base import Solver, Step
-from .clocks import Clock
+from .clocks import Clock, check_clock
 from .controllers import AdaptiveSteps, ConstantSteps, GridSteps, PlannedSteps
 from .dormand_prince import DormandPrince
 from .integrate import integrate
@@ -70,6 +70,8 @@ class LearnedMultistep(nn.Module, Solver[ODETerm]):
         self.grid = GridSteps(grid).grid
         if isinstance(history, bool) or not isinstance(history, int) or not 1 <= history <= 4:
             raise ConfigError(f"LearnedMultistep(history=...) must be 1, 2, 3 or 4; got {history!r}.")
+        if clock is not None:
+            check_clock(clock, "LearnedMultistep")
         self.history, self.clock = history, clock
         steps = torch.tensor(self.grid, dtype=torch.float64).diff()
         self.log_steps = nn.Parameter((steps / steps.sum()).log())

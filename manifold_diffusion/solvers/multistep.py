@@ -13,7 +13,7 @@ from .._errors import ConfigError
 from ..manifolds import Manifold
 from ..processes import ODETerm
 from .base import Solver, Step, expand_time
-from .clocks import Clock
+from .clocks import Clock, check_clock
 
 __all__ = ["GeodesicMultistep", "History", "adams_bashforth", "combine"]
 
@@ -103,6 +103,8 @@ class GeodesicMultistep(Solver[ODETerm]):
             raise ConfigError(
                 f"GeodesicMultistep(order=...) must be 1, 2 or 3; got {self.order!r}. Of order 4: GeodesicRK4()."
             )
+        if self.clock is not None:
+            check_clock(self.clock, "GeodesicMultistep")
 
     def step(
         self,

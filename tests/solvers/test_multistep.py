@@ -20,6 +20,7 @@ from manifold_diffusion.solvers import (
     GeodesicHeun,
     GeodesicMultistep,
     GridSteps,
+    LearnedMultistep,
     NoiseClock,
     Solver,
     integrate,
@@ -113,13 +114,16 @@ def test_unequal_steps_and_clocks_keep_the_order(order, clock):
     assert abs(convergence_slope(errors, [1 / n for n in counts]).order - order) <= 0.25
 
 
-@pytest.mark.parametrize("order", [1, 2, 3])
-def test_rotated_coordinates_give_the_rotated_solution(order):
+@pytest.mark.parametrize(
+    "solver", [GeodesicMultistep(1), GeodesicMultistep(2), GeodesicMultistep(3), LearnedMultistep((0.0, 0.3, 0.5, 1.0))]
+)
+def test_rotated_coordinates_give_the_rotated_solution(solver):
     flow = conformal()
+    steps = solver.controller() if isinstance(solver, LearnedMultistep) else ConstantSteps(4)
     Q = SO3().random_uniform(1, generator=seeded(4), dtype=torch.float64)[0]
     rotated = ODETerm(lambda t, x: flow.term.velocity(t, x @ Q) @ Q.mT)
     ends = [
-        integrate(term, flow.manifold, x, 0.0, 1.0, GeodesicMultistep(order), ConstantSteps(4)).x
+        integrate(term, flow.manifold, x, 0.0, 1.0, solver, steps).x
         for term, x in ((flow.term, flow.x), (rotated, flow.x @ Q.mT))
     ]
     torch.testing.assert_close(ends[1], ends[0] @ Q.mT, rtol=0, atol=1e-12)
@@ -192,5 +196,12 @@ def test_bad_arguments_are_refused():
         ClockSteps(0, NoiseClock(SCHEDULE))
     with pytest.raises(ConfigError, match="needs a Schedule"):
         NoiseClock(lambda t: t)
+    for make in (
+        lambda c: GeodesicMultistep(2, c),
+        lambda c: ClockSteps(4, c),
+        lambda c: LearnedMultistep((1, 0), 2, c),
+    ):
+        with pytest.raises(ConfigError, match=r"must be a Clock.*NoiseClock\(schedule\)"):
+            make(SCHEDULE)
     with pytest.raises(ConfigError, match=">= 0"):
         NoiseClock(SCHEDULE, -1.0)

@@ -86,9 +86,10 @@ class LearnedMultistep(nn.Module, Solver[ODETerm]):
         return f"steps={len(self.weights)}, history={self.history}, clock={self.clock}"
 
     def times(self) -> Tensor:
-        """The times of the steps, ``(n + 1,)``, double precision; gradients flow to the parameters."""
+        """The times of the steps, ``(n + 1,)``, in double precision on the CPU; gradients flow to the parameters."""
         start, end = self.grid[0], self.grid[-1]
-        inner = start + (end - start) * self.log_steps.double().softmax(0).cumsum(0)[:-1]
+        # On the CPU wherever the module is: these are the driver's times too, and must be the same at every call.
+        inner = start + (end - start) * self.log_steps.cpu().double().softmax(0).cumsum(0)[:-1]
         return torch.cat([inner.new_tensor([start]), inner, inner.new_tensor([end])])
 
     def controller(self) -> GridSteps:
@@ -119,7 +120,7 @@ class LearnedMultistep(nn.Module, Solver[ODETerm]):
             s, end, factor = self.clock.s(s), self.clock.s(end), 1 / self.clock.rate(s)
         u = factor * term.velocity(here.to(x).expand(manifold.batch_shape(x)), x)
         history = History.extended(state, manifold, x, s.item(), u, self.history)
-        row = (end - s) * self.weights[i, : len(history.nodes)].double()
+        row = (end - s) * self.weights[i, : len(history.nodes)].cpu().double()
         return Step(manifold.move(x, combine(row, history.velocities)), history)
 
 
@@ -216,7 +217,7 @@ def fit_multistep(
     manifold.check_point(goal, "teacher")
     if goal.shape != x_1.shape:
         raise ConfigError(f"teacher has shape {tuple(goal.shape)}, x_1 {tuple(x_1.shape)}: give one end per point.")
-    learned = LearnedMultistep(plan.times(float(t0), float(t1)), history, clock).to(x_1.device)
+    learned = LearnedMultistep(plan.times(float(t0), float(t1)), history, clock)
     parameters = [learned.weights, learned.log_steps] if learn_times else [learned.weights]
 
     def loss() -> Tensor:

@@ -161,9 +161,8 @@ def fit_multistep(
     .. math:: \min_{W, \theta} \frac1n \sum_k d\big(x^{W,\theta}_{t_1}(x_1^k),\, x_{t_1}(x_1^k)\big)^2
 
     The few parameters are found by L-BFGS with a strong Wolfe line search; gradients are taken through the whole
-    integration, to the parameters of the scheme only: the model behind ``term`` stays as it is. On a mixture of heat
-    kernels on S^2 (4 steps, 256 points) that takes about 100 integrations, 2 to 4 s on one core, and ends lower than a
-    search without derivatives of the weights alone. Nothing is random: the result is a function of ``x_1``.
+    integration, to the parameters of the scheme only: the model behind ``term`` stays as it is. That takes about 100
+    integrations. Nothing is random: the result is a function of ``x_1``.
 
     The scheme is as good as the training noise is typical: judge it on other noise. 256 points for some ten parameters
     have been enough.

@@ -21,6 +21,7 @@ from ..solvers import (
     GeodesicRK4,
     LikelihoodResult,
     Solver,
+    StepController,
     integrate,
     log_likelihood,
     sample_with_log_prob,
@@ -137,7 +138,7 @@ class GenerativeModel(nn.Module):
         self,
         n: int,
         *,
-        steps: int | None = None,
+        steps: int | StepController | None = None,
         method: Literal["ode", "sde"] = "ode",
         solver: Solver | None = None,
         cond: Tensor | None = None,
@@ -150,7 +151,8 @@ class GenerativeModel(nn.Module):
 
         Args:
             n: number of points; 0 gives an empty tensor.
-            steps: steps of the solver, equal in t; default 25 for the ODE, 250 for the SDE.
+            steps: steps of the solver, equal in t (default 25 for the ODE, 250 for the SDE), or a controller such as
+                :class:`~manifold_diffusion.solvers.ClockSteps`.
             method: ``"ode"`` runs the probability flow (default solver
                 :class:`~manifold_diffusion.solvers.GeodesicRK4`, 4 evaluations a step), ``"sde"`` the reverse-time
                 diffusion (:class:`~manifold_diffusion.solvers.GeodesicEulerMaruyama`).
@@ -168,7 +170,9 @@ class GenerativeModel(nn.Module):
             raise ConfigError(f"method must be 'ode' or 'sde'; got {method!r}.")
         if solver is None:
             solver = GeodesicRK4() if method == "ode" else GeodesicEulerMaruyama()
-        controller = ConstantSteps(steps if steps is not None else (25 if method == "ode" else 250))
+        if steps is None:
+            steps = 25 if method == "ode" else 250
+        controller = steps if isinstance(steps, StepController) else ConstantSteps(steps)
         chunks = []
         for size, part in self._chunks(n, cond, batch_size):
             terms = self.process.terms(self.network, part)

@@ -19,9 +19,14 @@ from ..solvers import (
     DensitySolution,
     GeodesicEulerMaruyama,
     GeodesicRK4,
+    LearnedMultistep,
     LikelihoodResult,
+    MultistepFit,
+    NoiseClock,
+    PlannedSteps,
     Solver,
     StepController,
+    fit_multistep,
     integrate,
     log_likelihood,
     sample_with_log_prob,
@@ -45,6 +50,7 @@ class GenerativeModel(nn.Module):
         process: what joins the data to the prior.
         network: ``(t, x, cond) -> tangent vector``, what the process says it predicts.
         objective: loss.
+        sampler: learned scheme, see :meth:`fit_sampler`.
 
     Attributes:
         metadata: what the model card says of data and metrics; saved with the model.
@@ -55,11 +61,19 @@ class GenerativeModel(nn.Module):
 
     title: ClassVar[str] = "Generative model"
 
-    def __init__(self, manifold: Manifold, process: Process, network: nn.Module, objective: Objective) -> None:
+    def __init__(
+        self,
+        manifold: Manifold,
+        process: Process,
+        network: nn.Module,
+        objective: Objective,
+        sampler: LearnedMultistep | None = None,
+    ) -> None:
         super().__init__()
         if not isinstance(manifold, Manifold):
             raise ConfigError(f"manifold must be a Manifold such as Sphere(2); got {manifold!r}.")
         self.manifold, self.process, self.network, self.objective = manifold, process, network, objective
+        self.sampler = sampler
         self.metadata: dict[str, Any] = {}
         for name, part in (("process", process), ("network", network), ("objective", objective)):
             other = getattr(getattr(part, "process", part), "manifold", manifold)
@@ -156,7 +170,7 @@ class GenerativeModel(nn.Module):
             method: ``"ode"`` runs the probability flow (default solver
                 :class:`~manifold_diffusion.solvers.GeodesicRK4`, 4 evaluations a step), ``"sde"`` the reverse-time
                 diffusion (:class:`~manifold_diffusion.solvers.GeodesicEulerMaruyama`).
-            solver: another scheme.
+            solver: another scheme; a learned one brings its own steps.
             cond: condition, ``(cond_dim,)`` for all points or ``(n, cond_dim)``.
             generator: source of all randomness: same seed, same result.
             batch_size: points that are integrated together; bounds the memory.
@@ -170,6 +184,8 @@ class GenerativeModel(nn.Module):
             raise ConfigError(f"method must be 'ode' or 'sde'; got {method!r}.")
         if solver is None:
             solver = GeodesicRK4() if method == "ode" else GeodesicEulerMaruyama()
+        if steps is None and isinstance(solver, LearnedMultistep):
+            steps = solver.controller()
         if steps is None:
             steps = 25 if method == "ode" else 250
         controller = steps if isinstance(steps, StepController) else ConstantSteps(steps)
@@ -196,6 +212,39 @@ class GenerativeModel(nn.Module):
             )
             chunks.append(solution.trajectory if return_trajectory else solution.x)
         return torch.cat(chunks, 1 if return_trajectory else 0)
+
+    def fit_sampler(
+        self,
+        steps: int | PlannedSteps = 4,
+        *,
+        n_noise: int = 256,
+        cond: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        **options: Any,
+    ) -> MultistepFit:
+        """Learn a multistep scheme for this model from a fine solution of its flow; it becomes :attr:`sampler`.
+
+        The network stays as it is. The scheme is saved with the model: ``model.sample(n, solver=model.sampler)``.
+
+        Args:
+            steps: evaluations of the network per sample, at first equal in t, or a plan such as
+                :class:`~manifold_diffusion.solvers.ClockSteps`.
+            n_noise: draws of the prior that it is fitted on.
+            cond: condition, ``(cond_dim,)`` for all draws or ``(n_noise, cond_dim)``.
+            generator: source of the draws; default a fixed seed.
+            options: as in :func:`~manifold_diffusion.solvers.fit_multistep`; the clock is that of the process by
+                default.
+        """
+        if n_noise < 1:
+            raise ConfigError(f"fit_sampler needs n_noise >= 1; got {n_noise}.")
+        generator = generator or torch.Generator(device=self._like().device).manual_seed(0)
+        noise = self._prior_sample(n_noise, generator)
+        ((_, part),) = self._chunks(n_noise, cond, n_noise)
+        schedule = getattr(self.process, "schedule", getattr(self.process, "path", None))
+        options.setdefault("clock", None if schedule is None else NoiseClock(schedule))
+        fitted = fit_multistep(self.process.terms(self.network, part).flow, self.manifold, noise, steps, **options)
+        self.sampler = fitted.solver
+        return fitted
 
     def log_prob(self, x: Tensor, cond: Tensor | None = None, **options: Any) -> Tensor:
         """Log density in nats with respect to the Riemannian volume, ``(n,)``; options as in :meth:`likelihood`."""

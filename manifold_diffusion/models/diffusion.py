@@ -9,6 +9,7 @@ from ..manifolds import Manifold
 from ..networks import TangentMLP
 from ..objectives import DenoisingScoreMatching, ImplicitScoreMatching, Objective
 from ..processes import NoiseProcess, default_process
+from ..solvers import LearnedMultistep
 from .base import GenerativeModel
 
 __all__ = ["RiemannianDiffusion"]
@@ -23,6 +24,7 @@ class RiemannianDiffusion(GenerativeModel):
         network: ``(t, x, cond) -> tangent vector``, the score in units of the noise; default
             :class:`~manifold_diffusion.networks.TangentMLP`.
         objective: loss; default denoising score matching, implicit score matching where the process is simulated.
+        sampler: learned multistep scheme; made by :meth:`fit_sampler`.
 
     Attributes:
         metadata: what the model card says of data and metrics; saved with the model.
@@ -49,6 +51,7 @@ class RiemannianDiffusion(GenerativeModel):
         process: NoiseProcess | None = None,
         network: nn.Module | None = None,
         objective: Objective | None = None,
+        sampler: LearnedMultistep | None = None,
     ) -> None:
         if not isinstance(manifold, Manifold):
             raise ConfigError(f"manifold must be a Manifold such as Sphere(2); got {manifold!r}.")
@@ -61,4 +64,4 @@ class RiemannianDiffusion(GenerativeModel):
         network = network if network is not None else TangentMLP(process)
         if objective is None:
             objective = (DenoisingScoreMatching if process.has_target else ImplicitScoreMatching)(process)
-        super().__init__(manifold, process, network, objective)
+        super().__init__(manifold, process, network, objective, sampler)

@@ -8,6 +8,7 @@ from ..manifolds import Manifold
 from ..networks import TangentMLP
 from ..objectives import FlowMatching, Objective
 from ..processes import GeodesicFlow, PathProcess
+from ..solvers import LearnedMultistep
 from .base import GenerativeModel
 
 __all__ = ["RiemannianFlow"]
@@ -26,6 +27,7 @@ class RiemannianFlow(GenerativeModel):
         network: ``(t, x, cond) -> tangent vector``, the velocity per unit of the path; default
             :class:`~manifold_diffusion.networks.TangentMLP`.
         objective: loss; default :class:`~manifold_diffusion.objectives.FlowMatching`.
+        sampler: learned multistep scheme; made by :meth:`fit_sampler`.
 
     Raises:
         ConfigError: if a part belongs to another manifold.
@@ -50,7 +52,10 @@ class RiemannianFlow(GenerativeModel):
         process: PathProcess | None = None,
         network: nn.Module | None = None,
         objective: Objective | None = None,
+        sampler: LearnedMultistep | None = None,
     ) -> None:
         process = process if process is not None else GeodesicFlow(manifold)
         network = network if network is not None else TangentMLP(process)
-        super().__init__(manifold, process, network, objective if objective is not None else FlowMatching(process))
+        super().__init__(
+            manifold, process, network, objective if objective is not None else FlowMatching(process), sampler
+        )

@@ -15,7 +15,7 @@ from ..manifolds import Manifold
 from ..networks import TangentMLP
 from ..objectives import FlowMapMatching, Objective, flow_map
 from ..processes import GeodesicFlow, LogPath, Process
-from ..solvers import AdaptiveSteps, DensitySolution, DormandPrince, LikelihoodResult, integrate
+from ..solvers import AdaptiveSteps, DensitySolution, DormandPrince, LearnedMultistep, LikelihoodResult, integrate
 from .base import GenerativeModel
 
 __all__ = ["FlowMap"]
@@ -34,6 +34,7 @@ class FlowMap(GenerativeModel):
         process: gives the path and the clock; default geodesics in a logarithmic path.
         network: two-time network ``(s, x, cond, t) -> tangent vector``; default ``TangentMLP(two_times=True)``.
         objective: default :class:`~manifold_diffusion.objectives.FlowMapMatching`, Lagrangian.
+        sampler: learned multistep scheme; made by :meth:`fit_sampler`.
 
     Raises:
         CapabilityError: if the process has no clock.
@@ -60,10 +61,13 @@ class FlowMap(GenerativeModel):
         process: Process | None = None,
         network: nn.Module | None = None,
         objective: Objective | None = None,
+        sampler: LearnedMultistep | None = None,
     ) -> None:
         process = process if process is not None else GeodesicFlow(manifold, LogPath(1e-2))
         network = network if network is not None else TangentMLP(process, two_times=True)
-        super().__init__(manifold, process, network, objective if objective is not None else FlowMapMatching(process))
+        super().__init__(
+            manifold, process, network, objective if objective is not None else FlowMapMatching(process), sampler
+        )
 
     def fit(self, points: Any, val: Any = None, *, teacher: GenerativeModel | None = None, **options: Any):
         """Train; see :meth:`GenerativeModel.fit`.

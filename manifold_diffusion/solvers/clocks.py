@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._errors import ConfigError
-from ..processes import Schedule
+from ..processes import PathSchedule, Schedule
 from .controllers import PlannedSteps, check_count
 
 __all__ = ["Clock", "ClockSteps", "NoiseClock", "check_clock"]
@@ -50,8 +50,11 @@ class NoiseClock(Clock):
     - ``power=0``: equal steps are equal in the logarithm, as those of a ``LogSchedule`` are.
     - ``power=1/7``: the spacing of Karras et al.
 
+    Of a path of flow matching the noise level is the fraction of the path, :math:`\sigma = s(t)`: its network predicts
+    :math:`dx/ds`.
+
     Args:
-        schedule: Brownian time against process time.
+        schedule: Brownian time against process time, or the fraction of a path.
         power: exponent :math:`\rho` of the noise level, >= 0.
 
     Raises:
@@ -71,14 +74,14 @@ class NoiseClock(Clock):
         the design space of diffusion-based generative models*, 2022, arXiv:2206.00364.
     """
 
-    schedule: Schedule
+    schedule: Schedule | PathSchedule
     power: float = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.schedule, Schedule):
+        if not isinstance(self.schedule, Schedule | PathSchedule):
             raise ConfigError(
                 f"NoiseClock(schedule) needs a Schedule; got {self.schedule!r}. For example LogSchedule(1e-4, 1.0), or "
-                "a process's own: process.schedule."
+                "a process's own: process.schedule, process.path."
             )
         if not 0 <= self.power < math.inf:
             raise ConfigError(
@@ -86,14 +89,22 @@ class NoiseClock(Clock):
             )
 
     def s(self, t: Tensor) -> Tensor:
-        tau = self.schedule.tau(t)
-        return tau.log() / 2 if self.power == 0 else tau ** (self.power / 2)
+        schedule = self.schedule
+        sigma = schedule.s(t) if isinstance(schedule, PathSchedule) else schedule.tau(t).sqrt()
+        return sigma.log() if self.power == 0 else sigma**self.power
 
     def t(self, s: Tensor) -> Tensor:
-        return self.schedule.t((2 * s).exp() if self.power == 0 else s ** (2 / self.power))
+        sigma = s.exp() if self.power == 0 else s ** (1 / self.power)
+        return self.schedule.t(sigma) if isinstance(self.schedule, PathSchedule) else self.schedule.t(sigma.square())
 
     def rate(self, t: Tensor) -> Tensor:
-        log_rate = self.schedule.rate(t) / (2 * self.schedule.tau(t))  # d log sigma / dt
+        schedule = self.schedule
+        if isinstance(schedule, PathSchedule):
+            if self.power == 1:
+                return schedule.rate(t)  # also where s = 0
+            log_rate = schedule.rate(t) / schedule.s(t)
+        else:
+            log_rate = schedule.rate(t) / (2 * schedule.tau(t))  # d log sigma / dt
         return log_rate if self.power == 0 else self.power * self.s(t) * log_rate
 
 

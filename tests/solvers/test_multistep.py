@@ -13,7 +13,7 @@ from manifold_diffusion._config import from_config, to_config
 from manifold_diffusion._errors import ConfigError
 from manifold_diffusion.heat_kernels import HeatKernelMixture
 from manifold_diffusion.manifolds import SO3, Euclidean, Hyperboloid, PoincareBall, Sphere
-from manifold_diffusion.processes import BrownianMotion, LogSchedule, ODETerm
+from manifold_diffusion.processes import BrownianMotion, LogPath, LogSchedule, ODETerm
 from manifold_diffusion.solvers import (
     ClockSteps,
     ConstantSteps,
@@ -89,9 +89,10 @@ def test_the_coefficient_of_the_clock_is_integrated_exactly(power):
         assert float(M.dist(integrate(term, M, x, 0.0, 1.0, GeodesicMultistep(), ConstantSteps(3)).x[0], turned)) > 1e-3
 
 
+@pytest.mark.parametrize("schedule", [SCHEDULE, LogPath(1e-2)], ids=repr)
 @pytest.mark.parametrize("power", [0.0, 1 / 7, 1.0])
-def test_clocks_are_what_they_say(power):
-    clock, t = NoiseClock(SCHEDULE, power), torch.linspace(0, 1, 11, dtype=torch.float64).requires_grad_()
+def test_clocks_are_what_they_say(power, schedule):
+    clock, t = NoiseClock(schedule, power), torch.linspace(0, 1, 11, dtype=torch.float64).requires_grad_()
     s = clock.s(t)
     torch.testing.assert_close(clock.t(s), t)
     torch.testing.assert_close(clock.rate(t), torch.autograd.grad(s.sum(), t)[0])

@@ -1,7 +1,8 @@
 """Layer 5: losses for networks."""
 
 from .base import Objective, stratified_times
+from .conditional import ConditionDropout
 from .denoising import DenoisingScoreMatching
 from .implicit import ImplicitScoreMatching
 
-__all__ = ["DenoisingScoreMatching", "ImplicitScoreMatching", "Objective", "stratified_times"]
+__all__ = ["ConditionDropout", "DenoisingScoreMatching", "ImplicitScoreMatching", "Objective", "stratified_times"]

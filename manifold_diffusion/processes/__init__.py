@@ -4,6 +4,7 @@ from .base import Mismatch, PathSample, Prior, Process
 from .brownian import BrownianMotion
 from .defaults import default_process
 from .langevin import Langevin
+from .lookahead import Denoised, Glimpse, LookAhead, denoise, tempered
 from .priors import HeatPrior, Uniform, WrappedNormal
 from .product import ProductProcess
 from .schedules import LinearSchedule, LogSchedule, Schedule, default_schedule
@@ -11,10 +12,13 @@ from .terms import ODETerm, SDETerm, Terms
 
 __all__ = [
     "BrownianMotion",
+    "Denoised",
+    "Glimpse",
     "HeatPrior",
     "Langevin",
     "LinearSchedule",
     "LogSchedule",
+    "LookAhead",
     "Mismatch",
     "ODETerm",
     "PathSample",
@@ -28,4 +32,6 @@ __all__ = [
     "WrappedNormal",
     "default_process",
     "default_schedule",
+    "denoise",
+    "tempered",
 ]

@@ -10,6 +10,7 @@ from .dormand_prince import DormandPrince
 from .euler import GeodesicEuler
 from .euler_maruyama import GeodesicEulerMaruyama
 from .heun import GeodesicHeun
+from .inpainting import inpaint
 from .integrate import Solution, integrate
 from .likelihood import (
     DensitySolution,
@@ -18,6 +19,7 @@ from .likelihood import (
     log_likelihood,
     sample_with_log_prob,
 )
+from .particles import ParticleSample, particle_filter, sample_twisted
 from .rk4 import GeodesicRK4
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "GeodesicHeun",
     "GeodesicRK4",
     "LikelihoodResult",
+    "ParticleSample",
     "Proposal",
     "RungeKutta",
     "Solution",
@@ -38,8 +41,11 @@ __all__ = [
     "StepController",
     "Tableau",
     "Term",
+    "inpaint",
     "integrate",
     "integrate_with_log_density",
     "log_likelihood",
+    "particle_filter",
+    "sample_twisted",
     "sample_with_log_prob",
 ]

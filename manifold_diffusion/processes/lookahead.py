@@ -156,7 +156,7 @@ class LookAhead:
                 )
             return value, output
 
-        value, pull, output = vjp(look, x, has_aux=True)
+        value, pull, output = vjp(look, x, has_aux=True)  # pyright: ignore[reportAssignmentType]
         (slopes,) = pull(torch.ones_like(value))
         return Glimpse(output, value, raise_index(self.process.manifold, x, slopes))
 

@@ -96,6 +96,7 @@ def inpaint(
     split, last = product.manifold.split, 1 / steps
     times = [1 - k / steps for k in range(steps - 1)] + [last]
     each = per_particle(cond, n_chains, n_particles)
+    parts = [p for p in product.processes if isinstance(p, Process)]
 
     def potential(estimate: Denoised) -> Tensor:
         xs = split(estimate.x)
@@ -111,8 +112,8 @@ def inpaint(
         xs, means = split(x), split(last_step(x)[0])
         time, total = expand_time(product.manifold, last, x), x.new_zeros(x.shape[:2])
         for i, a in values.items():
-            part, factor = product.processes[i], product.manifold.factors[i]
-            variance = (last * part.drift_and_rate(xs[i], time)[1]).reshape(total.shape)
+            factor = product.manifold.factors[i]
+            variance = (last * parts[i].drift_and_rate(xs[i], time)[1]).reshape(total.shape)
             v = factor.log(xs[i], a)
             error = v - means[i]
             total = total - factor.inner(xs[i], error, error) / (2 * variance) - factor.log_det_exp(xs[i], v)

@@ -31,7 +31,7 @@ def product_case(weights=None):
     return process, network, known, density @ moments / density.sum(), float(density.sum() * 2 * math.pi / 240)
 
 
-@pytest.mark.parametrize("weights", [None, [4.0, 0.5]], ids=["plain", "weighted"])
+@pytest.mark.parametrize("weights", [None, pytest.param([4.0, 0.5], marks=pytest.mark.slow)], ids=["plain", "weighted"])
 def test_inpainting_has_the_conditional_law_and_the_marginal_density(weights):
     process, network, known, exact, marginal = product_case(weights)
 

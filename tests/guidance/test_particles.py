@@ -48,8 +48,14 @@ def test_particles_have_the_moments_of_the_posterior_and_guidance_alone_has_not(
     assert error.abs().max() <= 5
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("n_particles", [1, 8])
+@pytest.mark.parametrize(
+    ("name", "n_particles"),
+    [
+        ("sphere", 1),
+        ("torus", 8),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("sphere", 8), ("torus", 1))),
+    ],
+)
 def test_evidence_is_unbiased_for_any_number_of_particles(name, n_particles):
     case = CASES[name][0]()
     evidence = twisted(case, 1200 // n_particles, n_particles, seed=2).log_evidence.exp()

@@ -1,6 +1,6 @@
 """Posterior samples of a diffusion model whose score and posterior are known: guidance alone, and weighted particles.
 
-python experiments/guidance/run.py [--smoke] [--total N] [--steps N] [--seed S] [--out FOLDER]
+python experiments/guidance/run.py [--smoke] [--total N] [--seed S] [--out FOLDER]
 """
 
 import argparse
@@ -17,8 +17,7 @@ from manifold_diffusion.plotting import plot
 from manifold_diffusion.processes import BrownianMotion, LogSchedule
 from manifold_diffusion.solvers import sample_twisted
 
-TAU_MIN = 0.02  # the model's density is that of the data noised by this Brownian time
-WEIGHTS = torch.tensor([0.4, 0.3, 0.2, 0.1])
+TAU_MIN, WEIGHTS = 0.02, torch.tensor([0.4, 0.3, 0.2, 0.1])  # a model's data are noised by tau_min
 
 
 def sphere():
@@ -37,10 +36,9 @@ def torus():
     """Four heat kernels on T^2; the difference of the angles is seen through a von Mises law of concentration 6."""
     centres, taus = torch.tensor([[-1, -2], [0.5, 1], [1.5, -0.5], [2.8, 2.5]]), torch.tensor([0.3, 0.2, 0.4, 0.3])
     step, mixed = torch.tensor(2 * math.pi / 150), torch.tensor([[1.0, 0, 1, 1], [0, 1, 1, -1]])
-    angle = torch.arange(150) * step - math.pi
-    x, likelihood = torch.cartesian_prod(angle, angle), lambda x: 6 * ((x[..., 0] - x[..., 1] - 0.5).cos() - 1)
-    law = HeatKernelMixture(Torus(2), centres, taus, WEIGHTS)
-    return law, likelihood, 1 / 12, x, step**2, lambda x: torch.cat([(x @ mixed).cos(), (x @ mixed).sin()], -1)
+    law, angle = HeatKernelMixture(Torus(2), centres, taus, WEIGHTS), torch.arange(150) * step - math.pi
+    x, features = torch.cartesian_prod(angle, angle), lambda x: torch.cat([(x @ mixed).cos(), (x @ mixed).sin()], -1)
+    return law, lambda x: 6 * ((x @ mixed[:, 3] - 0.5).cos() - 1), 1 / 12, x, step**2, features
 
 
 def study(case, total, steps, seed, out):
@@ -57,8 +55,8 @@ def study(case, total, steps, seed, out):
     for name, scale, w in (("none", 0.0, None), ("not damped", 1.0, None), ("damped", 1.0, width)):
         for n in (1, 4, 16, 64, 256):
             start, g = time.perf_counter(), torch.Generator().manual_seed(seed)
-            settings = {"steps": steps, "scale": scale, "width": w, "generator": g}
-            result = sample_twisted(process, network, log_likelihood, total // n, n, **settings)
+            sizes = {"n_chains": total // n, "n_particles": n, "steps": steps}
+            result = sample_twisted(process, network, log_likelihood, **sizes, scale=scale, width=w, generator=g)
             means = (result.log_weights.exp().unsqueeze(-1) * features(result.x)).sum(1)
             noise, ratio = (means.var(0) / len(means)).sum().sqrt(), result.log_evidence.double().exp() / evidence
             print(f"| {name} | {n} | {float((means.mean(0) - exact).norm()):.4f} | {float(noise):.4f} |", end=" ")
@@ -74,10 +72,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="a few particles, to see that everything runs")
     parser.add_argument("--total", type=int, default=24_576, help="particles per row, over all chains")
-    parser.add_argument("--steps", type=int, default=100, help="steps of the reverse process")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/guidance"), help="folder for the pictures")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    for case in (sphere, torus):
-        study(case, 512 if args.smoke else args.total, 10 if args.smoke else args.steps, args.seed, args.out)
+    total, steps = (512, 10) if args.smoke else (args.total, 100)
+    study(sphere, total, steps, args.seed, args.out)
+    study(torus, total, steps, args.seed, args.out)

@@ -179,11 +179,14 @@ class GradientGuidance(nn.Module):
         object.__setattr__(self, "process", process)  # not a submodule: its state is the model's
         self.network, self.log_likelihood = network, log_likelihood
         self.scale, self.width, self.interval = _checked_scale(scale), width, _checked_interval(interval)
-        self._look = LookAhead(process, network, tempered(log_likelihood, scale, width))
+        self._look()  # refuses what it can't guide
+
+    def _look(self) -> LookAhead:
+        return LookAhead(self.process, self.network, tempered(self.log_likelihood, self.scale, self.width))
 
     def forward(self, t: Tensor, x: Tensor, cond: Tensor | None = None) -> Tensor:
         """Tangent vectors at ``x`` for times ``t`` ``(*batch,)``."""
-        seen = self._look(t, x, cond)
+        seen = self._look()(t, x, cond)
         push = self.process.scale(t) * seen.gradient
         return seen.output + torch.where(_inside(self.interval, t, x), push, torch.zeros_like(push))
 

@@ -63,9 +63,12 @@ def study(case, total, steps, seed, out):
             print(f"{float(ratio.mean()):.3g} ± {float(ratio.std() / len(ratio) ** 0.5):.1g} |", end=" ")
             print(f"{float(result.ess[-1].mean()):.1f} | {time.perf_counter() - start:.0f} |", flush=True)
             if (name, n) in (("not damped", 1), ("damped", 64)):
-                path = out / f"{case.__name__}-{name.replace(' ', '-')}-{n}.png"
-                density, title = lambda x: law.log_prob(x, TAU_MIN) + log_likelihood(x), f"Twist {name}, {n} particles"
-                plot(law.manifold, samples=result.draw(g)[:256], log_prob=density, title=title, path=path)
+                path, title = (
+                    out / f"{case.__name__}-{name.replace(' ', '-')}-{n}.png",
+                    f"Twist {name}, n_particles={n}",
+                )
+                log_density = lambda x: law.log_prob(x, TAU_MIN) + log_likelihood(x)  # noqa: E731
+                plot(law.manifold, samples=result.draw(g)[:256], log_prob=log_density, title=title, path=path)
 
 
 if __name__ == "__main__":
@@ -76,6 +79,5 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=Path("runs/guidance"), help="folder for the pictures")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    total, steps = (512, 10) if args.smoke else (args.total, 100)
-    study(sphere, total, steps, args.seed, args.out)
-    study(torus, total, steps, args.seed, args.out)
+    for case in (sphere, torus):
+        study(case, 512 if args.smoke else args.total, 10 if args.smoke else 100, args.seed, args.out)

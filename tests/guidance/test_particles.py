@@ -48,6 +48,20 @@ def test_particles_have_the_moments_of_the_posterior_and_guidance_alone_has_not(
     assert error.abs().max() <= 5
 
 
+@pytest.mark.slow
+def test_the_bias_falls_with_the_number_of_particles():
+    """Without a twist, where it is large: by about n_particles, and to the noise."""
+    case, errors = sphere(), []
+    exact = case.mean(moments)
+    for n in (4, 16, 128):
+        result = twisted(case, 6400 // n, n, seed=4, scale=0.0)
+        means = (result.log_weights.exp().unsqueeze(-1) * moments(result.x)).sum(1)
+        errors.append(float((means.mean(0) - exact).norm()))
+        noise = float((means.var(0) / len(means)).sum().sqrt())
+    assert 0.5 < math.log(errors[0] / errors[1]) / math.log(4) < 1.3
+    assert errors[2] < 3 * noise < errors[1]
+
+
 @pytest.mark.parametrize(
     ("name", "n_particles"),
     [

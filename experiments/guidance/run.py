@@ -52,7 +52,7 @@ def study(case, total, steps, seed, out):
     evidence, exact = float(joint.sum()), joint @ features(nodes) / joint.sum()
     print(f"\n{law.manifold}, exact evidence {evidence:.4f}\n")
     print("| twist | particles | error | its noise | evidence / exact | ESS | s |\n" + "| --- " * 7 + "|")
-    for name, scale, w in (("none", 0.0, None), ("not damped", 1.0, None), ("damped", 1.0, width)):
+    for name, scale, w in (("none", 0.0, None), ("undamped", 1.0, None), ("damped", 1.0, width)):
         for n in (1, 4, 16, 64, 256):
             start, g = time.perf_counter(), torch.Generator().manual_seed(seed)
             sizes = {"n_chains": total // n, "n_particles": n, "steps": steps}
@@ -62,11 +62,8 @@ def study(case, total, steps, seed, out):
             print(f"| {name} | {n} | {float((means.mean(0) - exact).norm()):.4f} | {float(noise):.4f} |", end=" ")
             print(f"{float(ratio.mean()):.3g} ± {float(ratio.std() / len(ratio) ** 0.5):.1g} |", end=" ")
             print(f"{float(result.ess[-1].mean()):.1f} | {time.perf_counter() - start:.0f} |", flush=True)
-            if (name, n) in (("not damped", 1), ("damped", 64)):
-                path, title = (
-                    out / f"{case.__name__}-{name.replace(' ', '-')}-{n}.png",
-                    f"Twist {name}, n_particles={n}",
-                )
+            if (name, n) in (("undamped", 1), ("damped", 64)):
+                path, title = out / f"{case.__name__}-{name}-{n}.png", f"Twist {name}, n_particles={n}"
                 log_density = lambda x: law.log_prob(x, TAU_MIN) + log_likelihood(x)  # noqa: E731
                 plot(law.manifold, samples=result.draw(g)[:256], log_prob=log_density, title=title, path=path)
 

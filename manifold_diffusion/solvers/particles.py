@@ -93,8 +93,8 @@ def sample_twisted(
         steps: steps of the reverse process, equal in t.
         width: variance of the likelihood about its maximum, in units of squared distance, roughly: the inverse of its
             curvature. It damps the twist where the estimate of the data is worse than that
-            (:func:`~manifold_diffusion.processes.tempered`). The limit does not depend on it, the number of particles
-            that it takes does, a hundredfold. None: no damping.
+            (:func:`~manifold_diffusion.processes.tempered`). The limit does not depend on it; the number of particles
+            that it takes does, strongly. None: no damping.
         scale: strength of the twist; neither does the limit depend on it.
         cond: condition of the network, ``(cond_dim,)`` or one per chain, ``(n_chains, cond_dim)``.
         ess_threshold: resample a chain when its effective number of particles falls below this fraction.

@@ -40,9 +40,24 @@ class Posterior:
     def evidence(self) -> float:
         return float((self.prior * self.log_likelihood(self.points).exp()).sum())
 
-    def mean(self, features: Callable[[Tensor], Tensor]) -> Tensor:
+    @property
+    def weights(self) -> Tensor:
+        """Posterior mass of the nodes."""
         weights = self.prior * self.log_likelihood(self.points).exp()
-        return (weights @ features(self.points)) / weights.sum()
+        return weights / weights.sum()
+
+    def mean(self, features: Callable[[Tensor], Tensor]) -> Tensor:
+        return self.weights @ features(self.points)
+
+    def chi_square(self, x: Tensor, cells: Callable[[Tensor], Tensor]) -> float:
+        """Pearson's statistic of independent points over cells, in its standard deviations above its mean."""
+        mass = torch.bincount(cells(self.points), self.weights, minlength=16)
+        counts = torch.bincount(cells(x), minlength=16)
+        large = mass > 0.02
+        expected = len(x) * torch.cat([mass[large], 1 - mass[large].sum(0, keepdim=True)])
+        found = torch.cat([counts[large], len(x) - counts[large].sum(0, keepdim=True)])
+        statistic, freedom = float(((found - expected).square() / expected).sum()), len(expected) - 1
+        return (statistic - freedom) / math.sqrt(2 * freedom)
 
 
 def sphere(kappa: float = 8.0, dtype: torch.dtype = torch.float64) -> Posterior:
@@ -80,6 +95,16 @@ def moments(x: Tensor) -> Tensor:
     """First and second moments of ambient points."""
     i, j = torch.triu_indices(3, 3)
     return torch.cat([x, x[..., i] * x[..., j]], -1)
+
+
+def caps(x: Tensor) -> Tensor:
+    """Which of sixteen directions a point of the sphere is closest to."""
+    return (x @ Sphere(2).random_uniform(16, generator=seeded(7), dtype=x.dtype).mT).argmax(-1)
+
+
+def squares(x: Tensor) -> Tensor:
+    """Which square of ninety degrees two angles are in."""
+    return ((x + math.pi) * (2 / math.pi)).floor().clamp(0, 3).long() @ torch.tensor([4, 1])
 
 
 def waves(x: Tensor) -> Tensor:

@@ -3,13 +3,18 @@
 from .arrays import load_npz, point_set
 from .conditions import mark_condition
 from .convert import Coordinates
+from .couplings import Coupling, ExactCoupling, IndependentCoupling, SinkhornCoupling, transport_plan
 from .earth import latlon_to_points, load_airports, points_to_latlon
 from .points import PointSet, Split, deduplicate, split
 from .table import load_csv
 
 __all__ = [
     "Coordinates",
+    "Coupling",
+    "ExactCoupling",
+    "IndependentCoupling",
     "PointSet",
+    "SinkhornCoupling",
     "Split",
     "deduplicate",
     "latlon_to_points",
@@ -20,4 +25,5 @@ __all__ = [
     "point_set",
     "points_to_latlon",
     "split",
+    "transport_plan",
 ]

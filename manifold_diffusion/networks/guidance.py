@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .._errors import ConfigError
 from ..data import mark_condition
-from ..processes import LookAhead, Process, tempered
+from ..processes import LookAhead, NoiseProcess, tempered
 
 __all__ = ["Autoguidance", "ClassifierFree", "GradientGuidance"]
 
@@ -164,11 +164,11 @@ class GradientGuidance(nn.Module):
         Chung et al., *Diffusion posterior sampling for general noisy inverse problems*, 2022, arXiv:2209.14687.
     """
 
-    process: Process
+    process: NoiseProcess
 
     def __init__(
         self,
-        process: Process,
+        process: NoiseProcess,
         network: nn.Module,
         log_likelihood: Callable[[Tensor], Tensor],
         scale: float = 1.0,

@@ -3,6 +3,18 @@
 from .base import Objective, stratified_times
 from .conditional import ConditionDropout
 from .denoising import DenoisingScoreMatching
+from .flow_map import FlowMapMatching, flow_map, flow_map_residual
+from .flow_matching import FlowMatching
 from .implicit import ImplicitScoreMatching
 
-__all__ = ["ConditionDropout", "DenoisingScoreMatching", "ImplicitScoreMatching", "Objective", "stratified_times"]
+__all__ = [
+    "ConditionDropout",
+    "DenoisingScoreMatching",
+    "FlowMapMatching",
+    "FlowMatching",
+    "ImplicitScoreMatching",
+    "Objective",
+    "flow_map",
+    "flow_map_residual",
+    "stratified_times",
+]

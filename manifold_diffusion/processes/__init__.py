@@ -1,10 +1,14 @@
-"""Layer 4: noise processes, t = 0 data and t = 1 noise."""
+"""Layer 4: noise processes, paths and bridges; t = 0 data and t = 1 noise."""
 
-from .base import Mismatch, PathSample, Prior, Process
+from .base import Mismatch, NoiseProcess, PathSample, Prior, Process
 from .brownian import BrownianMotion
 from .defaults import default_process
+from .flow import GeodesicFlow, PathProcess, default_source
+from .interpolant import StochasticInterpolant
 from .langevin import Langevin
 from .lookahead import Denoised, Glimpse, LookAhead, denoise, tempered
+from .paths import CosinePath, LinearPath, LogPath, PathSchedule, PolynomialPath
+from .premetric import DiffusionDistance, Premetric, PremetricFlow, SpectralDistance
 from .priors import HeatPrior, Uniform, WrappedNormal
 from .product import ProductProcess
 from .schedules import LinearSchedule, LogSchedule, Schedule, default_schedule
@@ -12,26 +16,40 @@ from .terms import ODETerm, SDETerm, Terms
 
 __all__ = [
     "BrownianMotion",
+    "CosinePath",
     "Denoised",
+    "DiffusionDistance",
+    "GeodesicFlow",
     "Glimpse",
     "HeatPrior",
     "Langevin",
+    "LinearPath",
     "LinearSchedule",
+    "LogPath",
     "LogSchedule",
     "LookAhead",
     "Mismatch",
+    "NoiseProcess",
     "ODETerm",
+    "PathProcess",
     "PathSample",
+    "PathSchedule",
+    "PolynomialPath",
+    "Premetric",
+    "PremetricFlow",
     "Prior",
     "Process",
     "ProductProcess",
     "SDETerm",
     "Schedule",
+    "SpectralDistance",
+    "StochasticInterpolant",
     "Terms",
     "Uniform",
     "WrappedNormal",
     "default_process",
     "default_schedule",
+    "default_source",
     "denoise",
     "tempered",
 ]

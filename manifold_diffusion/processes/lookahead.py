@@ -14,7 +14,7 @@ from torch.func import vjp
 from .._errors import CapabilityError, ConfigError
 from .._typing import Network
 from ..manifolds import raise_index
-from .base import Process
+from .base import NoiseProcess, Process
 from .brownian import BrownianMotion
 from .langevin import Langevin
 from .product import ProductProcess
@@ -133,8 +133,8 @@ class LookAhead:
         CapabilityError: if the process's network does not predict a score.
     """
 
-    def __init__(self, process: Process, network: Network, potential: Callable[[Denoised], Tensor]) -> None:
-        if process.prediction != "score":
+    def __init__(self, process: NoiseProcess, network: Network, potential: Callable[[Denoised], Tensor]) -> None:
+        if not isinstance(process, NoiseProcess):
             raise CapabilityError(
                 f"Guidance adds a gradient to the score; {type(process).__name__} predicts the {process.prediction}. "
                 f"Train a score: BrownianMotion({process.manifold}). Linear guidance (ClassifierFree, Autoguidance) "

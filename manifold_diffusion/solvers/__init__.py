@@ -5,13 +5,15 @@ Solvers see terms and the manifold's geometry, nothing else.
 
 from ._runge_kutta import RungeKutta, Tableau
 from .base import Solver, Step, Term
-from .controllers import AdaptiveSteps, ConstantSteps, Proposal, StepController
+from .clocks import Clock, ClockSteps, NoiseClock
+from .controllers import AdaptiveSteps, ConstantSteps, GridSteps, PlannedSteps, Proposal, StepController
 from .dormand_prince import DormandPrince
 from .euler import GeodesicEuler
 from .euler_maruyama import GeodesicEulerMaruyama
 from .heun import GeodesicHeun
 from .inpainting import inpaint
 from .integrate import Solution, integrate
+from .learned import LearnedMultistep, MultistepFit, fit_multistep
 from .likelihood import (
     DensitySolution,
     LikelihoodResult,
@@ -19,20 +21,29 @@ from .likelihood import (
     log_likelihood,
     sample_with_log_prob,
 )
+from .multistep import GeodesicMultistep
 from .particles import ParticleSample, particle_filter, sample_twisted
 from .rk4 import GeodesicRK4
 
 __all__ = [
     "AdaptiveSteps",
+    "Clock",
+    "ClockSteps",
     "ConstantSteps",
     "DensitySolution",
     "DormandPrince",
     "GeodesicEuler",
     "GeodesicEulerMaruyama",
     "GeodesicHeun",
+    "GeodesicMultistep",
     "GeodesicRK4",
+    "GridSteps",
+    "LearnedMultistep",
     "LikelihoodResult",
+    "MultistepFit",
+    "NoiseClock",
     "ParticleSample",
+    "PlannedSteps",
     "Proposal",
     "RungeKutta",
     "Solution",
@@ -41,6 +52,7 @@ __all__ = [
     "StepController",
     "Tableau",
     "Term",
+    "fit_multistep",
     "inpaint",
     "integrate",
     "integrate_with_log_density",

@@ -13,7 +13,7 @@ from .._errors import CapabilityError, ConfigError
 from .._typing import Network
 from ..heat_kernels import heat_kernel
 from ..manifolds import WithBoundary
-from ..processes import Denoised, LookAhead, Process, ProductProcess
+from ..processes import Denoised, LookAhead, NoiseProcess, ProductProcess
 from .base import expand_time
 from .particles import ParticleSample, check_counts, particle_filter, per_particle, reverse_step
 
@@ -21,7 +21,7 @@ __all__ = ["inpaint"]
 
 
 def inpaint(
-    process: Process,
+    process: NoiseProcess,
     network: Network,
     known: Sequence[Tensor | None],
     n_chains: int,
@@ -96,7 +96,7 @@ def inpaint(
     split, last = product.manifold.split, 1 / steps
     times = [1 - k / steps for k in range(steps - 1)] + [last]
     each = per_particle(cond, n_chains, n_particles)
-    parts = [p for p in product.processes if isinstance(p, Process)]
+    parts = [p for p in product.processes if isinstance(p, NoiseProcess)]
 
     def potential(estimate: Denoised) -> Tensor:
         xs = split(estimate.x)
@@ -132,7 +132,7 @@ def inpaint(
         return replace(result, x=product.manifold.join(*[values.get(i, y) for i, y in enumerate(ends)]))
 
 
-def _checked_process(process: Process) -> ProductProcess:
+def _checked_process(process: NoiseProcess) -> ProductProcess:
     if not isinstance(process, ProductProcess) or any(isinstance(p, ProductProcess) for p in process.processes):
         raise CapabilityError(
             "inpaint needs a process with one part per factor, none of them a product itself: "

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._errors import CapabilityError, ConfigError, NumericsError
 from .._typing import Network
-from ..processes import Glimpse, LookAhead, Process, tempered
+from ..processes import Glimpse, LookAhead, NoiseProcess, tempered
 from .base import expand_time
 
 __all__ = ["ParticleSample", "particle_filter", "sample_twisted"]
@@ -59,7 +59,7 @@ class ParticleSample:
 
 
 def sample_twisted(
-    process: Process,
+    process: NoiseProcess,
     network: Network,
     log_likelihood: Callable[[Tensor], Tensor],
     n_chains: int,
@@ -142,7 +142,7 @@ def sample_twisted(
 
 @torch.no_grad()
 def particle_filter(
-    process: Process,
+    process: NoiseProcess,
     twist: Twist,
     log_likelihood: Callable[[Tensor], Tensor],
     x: Tensor,
@@ -220,7 +220,7 @@ def particle_filter(
     return result
 
 
-def reverse_step(process: Process, output: Tensor, x: Tensor, t: Tensor, h: float) -> tuple[Tensor, Tensor]:
+def reverse_step(process: NoiseProcess, output: Tensor, x: Tensor, t: Tensor, h: float) -> tuple[Tensor, Tensor]:
     """Mean (a tangent vector) and noise amplitude of one Euler-Maruyama step of the reverse process, h < 0."""
     drift, rate = process.drift_and_rate(x, t)
     reverse = -rate * process.score(output, x, t)
@@ -230,8 +230,8 @@ def reverse_step(process: Process, output: Tensor, x: Tensor, t: Tensor, h: floa
 class _Untwisted:
     """The twist that is one everywhere."""
 
-    def __init__(self, process: Process, network: Network) -> None:
-        if process.prediction != "score":
+    def __init__(self, process: NoiseProcess, network: Network) -> None:
+        if not isinstance(process, NoiseProcess):
             raise CapabilityError(
                 f"Particles follow the reverse SDE, which needs a score; {type(process).__name__} predicts the "
                 f"{process.prediction}. Train a score: BrownianMotion({process.manifold})."

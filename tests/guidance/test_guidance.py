@@ -17,12 +17,14 @@ from manifold_diffusion.networks import Autoguidance, ClassifierFree, GradientGu
 from manifold_diffusion.objectives import ConditionDropout, DenoisingScoreMatching
 from manifold_diffusion.processes import (
     BrownianMotion,
+    GeodesicFlow,
     Langevin,
     LogSchedule,
     ProductProcess,
     default_process,
     denoise,
 )
+from manifold_diffusion.solvers import sample_twisted
 
 from .posteriors import seeded, sphere, z_scores
 
@@ -392,11 +394,14 @@ def test_bad_conditions_and_likelihoods_name_the_fix():
 
 
 def test_processes_without_a_score_or_an_estimate_are_refused():
-    class Velocities(BrownianMotion):
-        prediction = "velocity"
-
+    flow = GeodesicFlow(M)
     with pytest.raises(CapabilityError, match="ClassifierFree"):
-        GradientGuidance(Velocities(M), Labelled(), Towards(CENTRES[0]))
+        GradientGuidance(flow, Labelled(), Towards(CENTRES[0]))
+    for scale in (0.0, 1.0):
+        with pytest.raises(CapabilityError, match="BrownianMotion"):
+            sample_twisted(flow, Labelled(), Towards(CENTRES[0]), 2, 4, width=None, scale=scale)
+    with pytest.raises(CapabilityError, match=r"denoise\.register"):
+        denoise(flow, CENTRES, CENTRES, torch.ones(2))
     walk = Langevin(Sphere(2), LogSchedule(1e-2, 7.0))
     t, x = draw()
     with pytest.raises(CapabilityError, match="BrownianMotion"):

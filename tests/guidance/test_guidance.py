@@ -142,14 +142,8 @@ def test_dropped_conditions_train_both_laws():
         objective, rows = ConditionDropout(DenoisingScoreMatching(PROCESS), probability), []
         for seed in range(20):
             x = torch.stack([law.sample(128, generator=seeded(seed)) for law in LAWS], 1).flatten(0, 1)
-            losses = [
-                objective.loss(
-                    lambda t, y, c, a=a: Labelled(a)(t, y, given(c)),
-                    Batch(x, label),
-                    seeded(seed),
-                )
-                for a in (-0.5, 0.5)
-            ]
+            networks = [lambda t, y, c, a=a: Labelled(a)(t, y, given(c)) for a in (-0.5, 0.5)]
+            losses = [objective.loss(network, Batch(x, label), seeded(seed)) for network in networks]
             rows.append(losses[1] - losses[0])
         rows = torch.stack(rows)
         return float(rows.mean().abs() / (rows.std() / math.sqrt(len(rows))))

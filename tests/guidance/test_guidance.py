@@ -90,13 +90,11 @@ def test_guidance_acts_in_its_interval_only():
     x = draw()[1]
     t = torch.tensor([0.0, 0.2, 0.3, 0.7, 0.8, 1.0], dtype=torch.float64)
     inside = torch.tensor([False, False, True, True, False, False])
-    cond = torch.ones(6, 1, dtype=torch.float64)
-    likelihood = Towards(CENTRES[0])
-    exact = Marked(Labelled())
+    cond, exact = torch.ones(6, 1, dtype=torch.float64), Marked(Labelled())
     for guided in (
         ClassifierFree(Labelled(), 2.0, (0.25, 0.75)),
         Autoguidance(exact, Marked(Labelled(-0.3)), 2.0, (0.25, 0.75)),
-        GradientGuidance(PROCESS, exact, likelihood, interval=(0.25, 0.75)),
+        GradientGuidance(PROCESS, exact, Towards(CENTRES[0]), interval=(0.25, 0.75)),
     ):
         moved = (guided(t, x, cond) - exact(t, x, cond)).abs().amax(-1) > 1e-9
         assert torch.equal(moved, inside)

@@ -1,6 +1,7 @@
 """Layer 3: data sets of points on manifolds: loaders that check every row, de-duplication, deterministic splits."""
 
 from .arrays import load_npz, point_set
+from .conditions import mark_condition
 from .convert import Coordinates
 from .couplings import Coupling, ExactCoupling, IndependentCoupling, SinkhornCoupling, transport_plan
 from .earth import latlon_to_points, load_airports, points_to_latlon
@@ -20,6 +21,7 @@ __all__ = [
     "load_airports",
     "load_csv",
     "load_npz",
+    "mark_condition",
     "point_set",
     "points_to_latlon",
     "split",

@@ -1,6 +1,14 @@
 """Layer 5: tangent-valued networks ``(t, x, cond=None) -> tangent vector at x``."""
 
 from .embeddings import HeatFeatures, TimeEmbedding
+from .guidance import Autoguidance, ClassifierFree, GradientGuidance
 from .mlp import TangentMLP
 
-__all__ = ["HeatFeatures", "TangentMLP", "TimeEmbedding"]
+__all__ = [
+    "Autoguidance",
+    "ClassifierFree",
+    "GradientGuidance",
+    "HeatFeatures",
+    "TangentMLP",
+    "TimeEmbedding",
+]

@@ -1,12 +1,14 @@
 """Layer 5: losses for networks."""
 
 from .base import Objective, stratified_times
+from .conditional import ConditionDropout
 from .denoising import DenoisingScoreMatching
 from .flow_map import FlowMapMatching, flow_map, flow_map_residual
 from .flow_matching import FlowMatching
 from .implicit import ImplicitScoreMatching
 
 __all__ = [
+    "ConditionDropout",
     "DenoisingScoreMatching",
     "FlowMapMatching",
     "FlowMatching",

@@ -6,6 +6,7 @@ from .defaults import default_process
 from .flow import GeodesicFlow, PathProcess, default_source
 from .interpolant import StochasticInterpolant
 from .langevin import Langevin
+from .lookahead import Denoised, Glimpse, LookAhead, denoise, tempered
 from .paths import CosinePath, LinearPath, LogPath, PathSchedule, PolynomialPath
 from .premetric import DiffusionDistance, Premetric, PremetricFlow, SpectralDistance
 from .priors import HeatPrior, Uniform, WrappedNormal
@@ -16,14 +17,17 @@ from .terms import ODETerm, SDETerm, Terms
 __all__ = [
     "BrownianMotion",
     "CosinePath",
+    "Denoised",
     "DiffusionDistance",
     "GeodesicFlow",
+    "Glimpse",
     "HeatPrior",
     "Langevin",
     "LinearPath",
     "LinearSchedule",
     "LogPath",
     "LogSchedule",
+    "LookAhead",
     "Mismatch",
     "NoiseProcess",
     "ODETerm",
@@ -46,4 +50,6 @@ __all__ = [
     "default_process",
     "default_schedule",
     "default_source",
+    "denoise",
+    "tempered",
 ]

@@ -11,6 +11,7 @@ from .dormand_prince import DormandPrince
 from .euler import GeodesicEuler
 from .euler_maruyama import GeodesicEulerMaruyama
 from .heun import GeodesicHeun
+from .inpainting import inpaint
 from .integrate import Solution, integrate
 from .learned import LearnedMultistep, MultistepFit, fit_multistep
 from .likelihood import (
@@ -21,6 +22,7 @@ from .likelihood import (
     sample_with_log_prob,
 )
 from .multistep import GeodesicMultistep
+from .particles import ParticleSample, particle_filter, sample_twisted
 from .rk4 import GeodesicRK4
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "LikelihoodResult",
     "MultistepFit",
     "NoiseClock",
+    "ParticleSample",
     "PlannedSteps",
     "Proposal",
     "RungeKutta",
@@ -50,8 +53,11 @@ __all__ = [
     "Tableau",
     "Term",
     "fit_multistep",
+    "inpaint",
     "integrate",
     "integrate_with_log_density",
     "log_likelihood",
+    "particle_filter",
+    "sample_twisted",
     "sample_with_log_prob",
 ]

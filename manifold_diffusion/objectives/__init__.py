@@ -2,6 +2,13 @@
 
 from .base import Objective, stratified_times
 from .denoising import DenoisingScoreMatching
+from .discrete import DiscreteDenoising
 from .implicit import ImplicitScoreMatching
 
-__all__ = ["DenoisingScoreMatching", "ImplicitScoreMatching", "Objective", "stratified_times"]
+__all__ = [
+    "DenoisingScoreMatching",
+    "DiscreteDenoising",
+    "ImplicitScoreMatching",
+    "Objective",
+    "stratified_times",
+]

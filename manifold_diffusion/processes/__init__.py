@@ -3,17 +3,24 @@
 from .base import Mismatch, PathSample, Prior, Process
 from .brownian import BrownianMotion
 from .defaults import default_process
+from .discrete import AbsorbingNoise, Denoiser, DiscreteNoise, UniformNoise
 from .langevin import Langevin
 from .priors import HeatPrior, Uniform, WrappedNormal
 from .product import ProductProcess
 from .schedules import LinearSchedule, LogSchedule, Schedule, default_schedule
+from .signals import CosineSignal, LinearSignal, SignalSchedule
 from .terms import ODETerm, SDETerm, Terms
 
 __all__ = [
+    "AbsorbingNoise",
     "BrownianMotion",
+    "CosineSignal",
+    "Denoiser",
+    "DiscreteNoise",
     "HeatPrior",
     "Langevin",
     "LinearSchedule",
+    "LinearSignal",
     "LogSchedule",
     "Mismatch",
     "ODETerm",
@@ -23,8 +30,10 @@ __all__ = [
     "ProductProcess",
     "SDETerm",
     "Schedule",
+    "SignalSchedule",
     "Terms",
     "Uniform",
+    "UniformNoise",
     "WrappedNormal",
     "default_process",
     "default_schedule",

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from .._errors import CapabilityError
 from .._typing import Network
 from ..manifolds import Manifold
 from .terms import ODETerm, SDETerm, Terms
@@ -121,6 +122,17 @@ class Process(nn.Module, ABC):
         A pair of opposite draws cancels the odd part of the noise in a regression on the target.
         """
         return None
+
+    def renoise(self, x: Tensor, s: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Points at times ``t`` from points at earlier times ``s`` < t, ``(*batch,)``, by the process itself.
+
+        Raises:
+            CapabilityError: if the process does not offer it.
+        """
+        raise CapabilityError(
+            f"{type(self).__name__} on {self.manifold} can't be run from one time to another. BrownianMotion, products "
+            "of it and Langevin on Euclidean space can."
+        )
 
     def fit_prior(self, x0: Tensor, generator: torch.Generator | None = None) -> None:
         """Adapt a prior that depends on data; nothing to do for the others."""

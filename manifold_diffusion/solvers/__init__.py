@@ -11,6 +11,7 @@ from .euler import GeodesicEuler
 from .euler_maruyama import GeodesicEulerMaruyama
 from .heun import GeodesicHeun
 from .integrate import Solution, integrate
+from .kappa import Kappa, PhasedKappa, RemaskingKappa, loop_times
 from .likelihood import (
     DensitySolution,
     LikelihoodResult,
@@ -18,19 +19,30 @@ from .likelihood import (
     log_likelihood,
     sample_with_log_prob,
 )
+from .predictor_corrector import MixtureReverse, PredictorCorrector, ReverseKernel, ReverseSDE
+from .psi import DiscretePsi, PsiKernel, sample_psi
 from .rk4 import GeodesicRK4
 
 __all__ = [
     "AdaptiveSteps",
     "ConstantSteps",
     "DensitySolution",
+    "DiscretePsi",
     "DormandPrince",
     "GeodesicEuler",
     "GeodesicEulerMaruyama",
     "GeodesicHeun",
     "GeodesicRK4",
+    "Kappa",
     "LikelihoodResult",
+    "MixtureReverse",
+    "PhasedKappa",
+    "PredictorCorrector",
     "Proposal",
+    "PsiKernel",
+    "RemaskingKappa",
+    "ReverseKernel",
+    "ReverseSDE",
     "RungeKutta",
     "Solution",
     "Solver",
@@ -41,5 +53,7 @@ __all__ = [
     "integrate",
     "integrate_with_log_density",
     "log_likelihood",
+    "loop_times",
+    "sample_psi",
     "sample_with_log_prob",
 ]

@@ -18,9 +18,9 @@ __all__ = ["DiscreteDenoising"]
 class DiscreteDenoising(Objective):
     r"""An unbiased estimate of the evidence bound :math:`-\log p_\theta(x_0) \le L`, in nats per sequence.
 
-    With ``n_steps=None`` the bound of sampling in continuous time. For absorbing noise it is a weighted cross-entropy of
-    the masked tokens, for uniform noise a divergence of jump rates, :math:`r_y = q(y \mid x_0)/q(x_t \mid x_0)` of the
-    truth against :math:`\hat r_y = \sum_{x_0} p_\theta(x_0 \mid x_t)\, q(y \mid x_0)/q(x_t \mid x_0)`, summed over
+    With ``n_steps=None`` the bound of sampling in continuous time. For absorbing noise it is a weighted cross-entropy
+    of the masked tokens, for uniform noise a divergence of jump rates, :math:`r_y = q(y \mid x_0)/q(x_t \mid x_0)` of
+    the truth against :math:`\hat r_y = \sum_{x_0} p_\theta(x_0 \mid x_t)\, q(y \mid x_0)/q(x_t \mid x_0)`, summed over
     tokens:
 
     .. math::
@@ -35,7 +35,8 @@ class DiscreteDenoising(Objective):
 
     The masked cross-entropy divided by :math:`1 - \alpha` has infinite variance. The estimate masks one random token
     for sure, the others with probability :math:`1 - \alpha(t)`, and divides by the number l of masked tokens:
-    :math:`-\alpha'(t)\,(\text{length}/l) \sum_{\text{masked}} -\log p_\theta`. Same mean, bounded weights.
+    :math:`-\alpha'(t)\,(\text{length}/l) \sum_{\text{masked}} -\log p_\theta`. Same mean, bounded weights. For uniform
+    noise half of the draws change one random token for sure, and the weight is that of the mixture of both draws.
 
     Args:
         process: noise on tokens.
@@ -122,11 +123,20 @@ def _(process: AbsorbingNoise, network: Network, batch: Batch, t: Tensor, genera
 
 @_bound_rate.register
 def _(process: UniformNoise, network: Network, batch: Batch, t: Tensor, generator: torch.Generator | None) -> Tensor:
-    x_t = process.sample(batch.x, t, generator)
+    x0, k, n = batch.x, process.n_categories, batch.x.shape[-1]
+    x_t = process.sample(x0, t, generator)
+    position = torch.randint(n, (len(x0), 1), generator=generator, device=x0.device)
+    shift = torch.randint(1, k, (len(x0), 1), generator=generator, device=x0.device)
+    changed = x_t.scatter(-1, position, (x0.gather(-1, position) + shift) % k)
+    x_t = torch.where(torch.rand((len(x0), 1), generator=generator, device=x0.device) < 0.5, changed, x_t)
+    # At t = 0 the smallest noise whose inverse is a float: forced changes have the weight of its size.
+    noise = process.signal.noise(t).clamp_min(torch.finfo(t.dtype).eps ** 3)
+    expected, found = n * noise * (k - 1) / k, (x_t != x0).sum(-1)
+    weight = torch.where(found > 0, 2 * expected / (expected + found), 2.0)
+
     f = network(t, x_t, batch.cond).softmax(-1)
-    alpha = process.signal.alpha(t)[:, None, None]
-    rest = process.signal.noise(t)[:, None, None] / process.n_categories
-    clean = torch.nn.functional.one_hot(batch.x, process.n_categories).to(f)
+    alpha, rest = process.signal.alpha(t)[:, None, None], noise[:, None, None] / k
+    clean = torch.nn.functional.one_hot(x0, k).to(f)
     here = x_t.unsqueeze(-1)
     f_x, clean_x = f.gather(-1, here), clean.gather(-1, here)
     # The sum over p(x_0 | x_t) of the ratios is the ratio of the sums over the logits' own law f.
@@ -136,11 +146,11 @@ def _(process: UniformNoise, network: Network, batch: Batch, t: Tensor, generato
     slope = alpha * (f * clean_x - clean * f_x) + rest * ((f - clean) - (f_x - clean_x))
     slope = slope / (below * below_clean)
     near = (alpha * slope).abs() < 0.5 * r
-    u = torch.where(near, alpha * slope / torch.where(near, r, 1.0), 0.0)
-    far = r_hat - r + torch.xlogy(r, r) - torch.xlogy(r, r_hat)
+    u = torch.where(near, alpha * slope / r, 0.0)
+    far = r_hat - r + r * (r.log() - r_hat.log())
     gap = torch.where(near, r * (u - torch.log1p(u)), far)
-    rate = -process.signal.rate(t) / (process.n_categories * alpha[:, 0, 0].clamp_min(torch.finfo(t.dtype).tiny))
-    return rate * gap.sum((-1, -2))
+    rate = -process.signal.rate(t) / (k * alpha[:, 0, 0].clamp_min(torch.finfo(t.dtype).tiny))
+    return rate * weight * gap.sum((-1, -2))
 
 
 def _float_type(network: Network) -> torch.dtype:

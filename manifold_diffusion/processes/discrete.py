@@ -221,8 +221,8 @@ class UniformNoise(DiscreteNoise):
         return stay * probabilities + leave / self.n_categories * probabilities.sum(-1, keepdim=True)
 
     def _clean(self, logits: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        # log q(x_t | x_0) up to a constant; at t = 0 it is as large as a float allows, and the token is itself.
-        noise = self.signal.noise(t).clamp_min(torch.finfo(t.dtype).tiny)
+        # log q(x_t | x_0) up to a constant; at t = 0 it is large but finite, and the token is itself.
+        noise = self.signal.noise(t).clamp_min(torch.finfo(t.dtype).eps ** 4)
         evidence = torch.log1p(self.n_categories * self.signal.alpha(t) / noise).unsqueeze(-1).expand(x_t.shape)
         return logits.scatter_add(-1, x_t.unsqueeze(-1), evidence.unsqueeze(-1)).softmax(-1)
 

@@ -84,7 +84,7 @@ class RemaskingKappa:
 
     eta: float
     mode: Literal["capped", "rescaled"] = "capped"
-    signal: SignalSchedule = LinearSignal()
+    signal: SignalSchedule | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1 or self.mode not in ("capped", "rescaled"):
@@ -94,7 +94,8 @@ class RemaskingKappa:
 
     def __call__(self, t: float, s: float) -> float:
         times = torch.tensor([t, s], dtype=torch.float64)
-        alpha_t, noise_s = float(self.signal.alpha(times)[0]), float(self.signal.noise(times)[1])
+        signal = self.signal if self.signal is not None else LinearSignal()
+        alpha_t, noise_s = float(signal.alpha(times)[0]), float(signal.noise(times)[1])
         if noise_s == 0:  # at s = 0 both kernels are p(x_0 | x_t)
             return 1.0
         most = min(1.0, noise_s / alpha_t) if alpha_t > 0 else 1.0
@@ -125,8 +126,8 @@ def loop_times(steps: int, level: float = 0.5, share: float = 0.5) -> list[float
     up = steps - wait - down
     if not (0 < level < 1 and 0 <= share < 1) or down < 1 or up < 1:
         raise ConfigError(
-            f"loop_times needs level in (0, 1), share in [0, 1) and a step on both sides of the level; got steps={steps}, "
-            f"level={level}, share={share}."
+            f"loop_times needs level in (0, 1), share in [0, 1) and a step on both sides of the level; got "
+            f"steps={steps}, level={level}, share={share}."
         )
     before = [1 - (1 - level) * i / down for i in range(down)]
     return [*before, *[level] * (wait + 1), *[level * (1 - i / up) for i in range(1, up + 1)]]

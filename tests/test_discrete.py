@@ -180,7 +180,7 @@ def test_denoise_is_bayes_for_dependent_tokens(noise):
     got = process.denoise(Truth(process, law, 2)(t.expand(len(x_t)), x_t), x_t, t.expand(len(x_t)))
     for row, p in zip(x_t, got, strict=True):
         weights = law * process.log_prob(row.expand_as(x0), x0, t.expand(len(x0))).exp()
-        exact = torch.stack([weights[x0[:, l] == k].sum() for l in range(2) for k in range(3)]).reshape(2, 3)
+        exact = torch.stack([weights[x0[:, i] == k].sum() for i in range(2) for k in range(3)]).reshape(2, 3)
         if weights.sum() > 0:
             torch.testing.assert_close(p, exact / weights.sum(), rtol=0, atol=1e-14)
 

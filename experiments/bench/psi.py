@@ -40,14 +40,12 @@ def total_variation(process: DiscreteNoise, law: Tensor, power: float, steps: in
         live = now > 0  # what can't be reached has no posterior
         step = kernel.transition(states[live], t, s, kappa(t, s) if callable(kappa) else kappa)
         now = now[live] @ (step[:, 0, :, None] * step[:, 1, None, :]).flatten(1)
-    target = torch.zeros(n, n, dtype=torch.float64)
-    target[:k, :k] = law.reshape(k, k)
+    target = torch.nn.functional.pad(law.reshape(k, k), (0, n - k, 0, n - k))
     return 0.5 * float((now - target.flatten()).abs().sum())
 
 
 def tokens(steps: list[int], seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    law = (1.5 * torch.randn(16, generator=generator, dtype=torch.float64)).softmax(0)
+    law = (1.5 * torch.randn(16, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)).softmax(0)
     print("\n| noise | denoiser | kappa | " + " | ".join(f"{n} steps" for n in steps) + " |")
     print("| --- " * (3 + len(steps)) + "|")
     for process, (name, power) in itertools.product(

@@ -81,9 +81,9 @@ def sphere(steps: list[int], n: int, seed: int) -> None:
     print("| score | kappa | " + " | ".join(f"{m} steps: evaluations, divergence" for m in steps) + " |")
     print("| --- " * (2 + len(steps)) + "|")
     for name, lost in {"exact": 0.0, "40 % too small about t = 0.45": 0.4}.items():
-        for label, kappa in KAPPAS.items():
+        for label, kappa in {**KAPPAS, "1, more steps": 1.0}.items():
             row = []
-            for m in steps:
+            for m in [25 * m for m in steps] if "more" in label else steps:
                 count = [0]
 
                 def network(t: Tensor, x: Tensor, cond=None, count=count, lost=lost) -> Tensor:

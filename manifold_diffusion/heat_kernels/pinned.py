@@ -161,6 +161,14 @@ class _Sandwich:
         ring = self.kappa == 0  # between antipodes halfway in time: uniform proposals
         self.mode = torch.where(ring.unsqueeze(-1), x0, mean / torch.where(ring, 1.0, self.kappa).unsqueeze(-1))
 
+    def propose(self, rows: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Proposals for some rows, with the logarithm of their acceptance probability."""
+        x, log_accept = _wood(self.mode[rows], self.kappa[rows], generator)
+        for c, tau, slope, at, versine in zip(self.ends, self.times, self.slopes, self.at, self.versines, strict=True):
+            bound = at[rows] + slope[rows] * (versine[rows] - _versine(x, c[rows]))
+            log_accept = log_accept + self.kernel.log_prob(x, c[rows], tau[rows]) - bound
+        return x, log_accept
+
     def sample(self, generator: torch.Generator | None) -> Tensor:
         """Rejection; every round proposes for the points that are still without one."""
         result = torch.empty_like(self.mode)
@@ -168,12 +176,7 @@ class _Sandwich:
         for _ in range(_MAX_ROUNDS):
             if not len(rows):
                 return result
-            x, log_accept = _wood(self.mode[rows], self.kappa[rows], generator)
-            for c, tau, slope, at, versine in zip(
-                self.ends, self.times, self.slopes, self.at, self.versines, strict=True
-            ):
-                bound = at[rows] + slope[rows] * (versine[rows] - _versine(x, c[rows]))
-                log_accept = log_accept + self.kernel.log_prob(x, c[rows], tau[rows]) - bound
+            x, log_accept = self.propose(rows, generator)
             u = torch.rand(len(rows), generator=generator, dtype=x.dtype, device=x.device)
             good = u.log() <= log_accept
             result[rows[good]] = x[good]

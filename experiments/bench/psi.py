@@ -17,12 +17,12 @@ from torch import Tensor
 from manifold_diffusion.heat_kernels import HeatKernelMixture
 from manifold_diffusion.manifolds import Sphere
 from manifold_diffusion.processes import AbsorbingNoise, BrownianMotion, DiscreteNoise, LogSchedule, UniformNoise
-from manifold_diffusion.solvers import DiscretePsi, PhasedKappa, PredictorCorrector, ReverseSDE, sample_psi
+from manifold_diffusion.solvers import DiscretePsi, Kappa, PhasedKappa, PredictorCorrector, ReverseSDE, sample_psi
 
-KAPPAS = {"1": 1.0, "0.95": 0.95, "0.5": 0.5, "0.5 in [0.1, 0.5]": PhasedKappa(0.5)}
+KAPPAS: dict[str, float | Kappa] = {"1": 1.0, "0.95": 0.95, "0.5": 0.5, "0.5 in [0.1, 0.5]": PhasedKappa(0.5)}
 
 
-def total_variation(process: DiscreteNoise, law: Tensor, power: float, steps: int, kappa) -> float:
+def total_variation(process: DiscreteNoise, law: Tensor, power: float, steps: int, kappa: float | Kappa) -> float:
     """Between the data and the law after the steps, with the exact p(x_0 | x_t) to the given power."""
     k, n = process.n_categories, process.n_states
     words, states = (torch.tensor(list(itertools.product(range(m), repeat=2))) for m in (k, n))

@@ -80,10 +80,11 @@ class DiscreteDenoising(Objective):
         return self.bounds(network, batch, generator).mean()
 
     def bounds(self, network: Network, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
-        """One estimate per sequence, ``(batch,)``: their mean over the data bounds the negative log-likelihood."""
+        """One unbiased estimate per sequence, ``(batch,)``."""
         self.process.check_tokens(batch.x, "the batch")
         like = torch.empty((), dtype=_float_type(network), device=batch.x.device)
         u = stratified_times(like, len(batch.x), generator)
+        u = u[torch.randperm(len(u), generator=generator, device=u.device)]  # no sequence has a stratum of its own
         if self.n_steps is None:
             return _bound_rate(self.process, network, batch, u, generator)
         return self._step_bound(network, batch, u, self.n_steps, generator)

@@ -2,13 +2,18 @@
 
 from .arrays import load_npz, point_set
 from .convert import Coordinates
+from .couplings import Coupling, ExactCoupling, IndependentCoupling, SinkhornCoupling, transport_plan
 from .earth import latlon_to_points, load_airports, points_to_latlon
 from .points import PointSet, Split, deduplicate, split
 from .table import load_csv
 
 __all__ = [
     "Coordinates",
+    "Coupling",
+    "ExactCoupling",
+    "IndependentCoupling",
     "PointSet",
+    "SinkhornCoupling",
     "Split",
     "deduplicate",
     "latlon_to_points",
@@ -18,4 +23,5 @@ __all__ = [
     "point_set",
     "points_to_latlon",
     "split",
+    "transport_plan",
 ]

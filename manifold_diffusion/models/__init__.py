@@ -1,5 +1,8 @@
 """Layer 7: process, network, objective and solvers in one object with fit, sample, log_prob and save_pretrained."""
 
+from .base import GenerativeModel
 from .diffusion import RiemannianDiffusion
+from .flow import RiemannianFlow
+from .flow_map import FlowMap
 
-__all__ = ["RiemannianDiffusion"]
+__all__ = ["FlowMap", "GenerativeModel", "RiemannianDiffusion", "RiemannianFlow"]

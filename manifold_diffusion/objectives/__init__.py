@@ -3,12 +3,18 @@
 from .base import Objective, stratified_times
 from .denoising import DenoisingScoreMatching
 from .discrete import DiscreteDenoising
+from .flow_map import FlowMapMatching, flow_map, flow_map_residual
+from .flow_matching import FlowMatching
 from .implicit import ImplicitScoreMatching
 
 __all__ = [
     "DenoisingScoreMatching",
     "DiscreteDenoising",
+    "FlowMapMatching",
+    "FlowMatching",
     "ImplicitScoreMatching",
     "Objective",
+    "flow_map",
+    "flow_map_residual",
     "stratified_times",
 ]

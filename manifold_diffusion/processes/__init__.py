@@ -1,10 +1,14 @@
-"""Layer 4: noise processes, t = 0 data and t = 1 noise."""
+"""Layer 4: noise processes, paths and bridges; t = 0 data and t = 1 noise."""
 
-from .base import Mismatch, PathSample, Prior, Process
+from .base import Mismatch, NoiseProcess, PathSample, Prior, Process
 from .brownian import BrownianMotion
 from .defaults import default_process
 from .discrete import AbsorbingNoise, Denoiser, DiscreteNoise, UniformNoise
+from .flow import GeodesicFlow, PathProcess, default_source
+from .interpolant import StochasticInterpolant
 from .langevin import Langevin
+from .paths import CosinePath, LinearPath, LogPath, PathSchedule, PolynomialPath
+from .premetric import DiffusionDistance, Premetric, PremetricFlow, SpectralDistance
 from .priors import HeatPrior, Uniform, WrappedNormal
 from .product import ProductProcess
 from .schedules import LinearSchedule, LogSchedule, Schedule, default_schedule
@@ -14,27 +18,41 @@ from .terms import ODETerm, SDETerm, Terms
 __all__ = [
     "AbsorbingNoise",
     "BrownianMotion",
+    "CosinePath",
     "CosineSignal",
     "Denoiser",
+    "DiffusionDistance",
     "DiscreteNoise",
+    "GeodesicFlow",
     "HeatPrior",
     "Langevin",
+    "LinearPath",
     "LinearSchedule",
     "LinearSignal",
+    "LogPath",
     "LogSchedule",
     "Mismatch",
+    "NoiseProcess",
     "ODETerm",
+    "PathProcess",
     "PathSample",
+    "PathSchedule",
+    "PolynomialPath",
+    "Premetric",
+    "PremetricFlow",
     "Prior",
     "Process",
     "ProductProcess",
     "SDETerm",
     "Schedule",
     "SignalSchedule",
+    "SpectralDistance",
+    "StochasticInterpolant",
     "Terms",
     "Uniform",
     "UniformNoise",
     "WrappedNormal",
     "default_process",
     "default_schedule",
+    "default_source",
 ]

@@ -11,14 +11,14 @@ from torch import Tensor
 from .._errors import CapabilityError, ConfigError
 from ..heat_kernels import ShortTimeKernel, geodesic_random_walk, heat_kernel
 from ..manifolds import Manifold, geodesic_symmetry
-from .base import Mismatch, PathSample, Process
+from .base import Mismatch, NoiseProcess, PathSample
 from .priors import HeatPrior, brownian_prior
 from .schedules import Schedule, default_schedule
 
 __all__ = ["BrownianMotion"]
 
 
-class BrownianMotion(Process):
+class BrownianMotion(NoiseProcess):
     r"""Brownian motion of the metric, generator :math:`\tfrac12\Delta`, run for Brownian time :math:`\tau(t)`.
 
     With the exact heat kernel :math:`x_t` and the target :math:`\sqrt\tau\,\nabla_{x_t}\log p_\tau(x_t \mid x_0)` come
@@ -110,6 +110,10 @@ class BrownianMotion(Process):
 
     def scale(self, t: Tensor) -> Tensor:
         return self.manifold.per_point(self.schedule.tau(t).sqrt())
+
+    def clock(self, t: Tensor) -> Tensor:
+        r"""Minus the noise :math:`\sqrt\tau`: along the probability flow :math:`dx/d\sqrt\tau = -g`."""
+        return -self.scale(t)
 
     def drift_and_rate(self, x: Tensor, t: Tensor) -> tuple[None, Tensor]:
         return None, self.manifold.per_point(self.schedule.rate(t))

@@ -12,7 +12,7 @@ from torch import Tensor
 from .._errors import CapabilityError, ConfigError
 from ..heat_kernels import geodesic_random_walk
 from ..manifolds import Euclidean, Manifold, Power, gradient
-from .base import Mismatch, PathSample, Process
+from .base import Mismatch, NoiseProcess, PathSample
 from .priors import WrappedNormal
 from .schedules import LogSchedule, Schedule
 
@@ -20,21 +20,22 @@ __all__ = ["Langevin"]
 
 
 @singledispatch
-def _is_ornstein_uhlenbeck(manifold: Manifold) -> bool:
+def is_flat(manifold: Manifold) -> bool:
+    """Whether points add up as vectors: Euclidean space and its powers."""
     return False
 
 
-@_is_ornstein_uhlenbeck.register
+@is_flat.register
 def _(manifold: Euclidean) -> bool:
     return True
 
 
-@_is_ornstein_uhlenbeck.register
+@is_flat.register
 def _(manifold: Power) -> bool:
-    return _is_ornstein_uhlenbeck(manifold.manifold)
+    return is_flat(manifold.manifold)
 
 
-class Langevin(Process):
+class Langevin(NoiseProcess):
     r"""Langevin diffusion, which leaves the prior :math:`\pi` invariant.
 
     .. math:: dX = \tfrac12\nabla\log\pi(X)\,d\tau + dB_\tau
@@ -69,7 +70,7 @@ class Langevin(Process):
         self.n_steps = n_steps
         self.prior = WrappedNormal(manifold, sigma)
         self.schedule = schedule if schedule is not None else LogSchedule(1e-5 * sigma**2, 12 * sigma**2)
-        self.has_target = _is_ornstein_uhlenbeck(manifold)
+        self.has_target = is_flat(manifold)
 
     def _pull(self, x: Tensor) -> Tensor:
         """Drift per unit of Brownian time, (1/2) grad log pi."""

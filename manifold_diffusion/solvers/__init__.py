@@ -5,13 +5,15 @@ Solvers see terms and the manifold's geometry, nothing else.
 
 from ._runge_kutta import RungeKutta, Tableau
 from .base import Solver, Step, Term
-from .controllers import AdaptiveSteps, ConstantSteps, Proposal, StepController
+from .clocks import Clock, ClockSteps, NoiseClock
+from .controllers import AdaptiveSteps, ConstantSteps, GridSteps, PlannedSteps, Proposal, StepController
 from .dormand_prince import DormandPrince
 from .euler import GeodesicEuler
 from .euler_maruyama import GeodesicEulerMaruyama
 from .heun import GeodesicHeun
 from .integrate import Solution, integrate
 from .kappa import Kappa, PhasedKappa, RemaskingKappa, loop_times
+from .learned import LearnedMultistep, MultistepFit, fit_multistep
 from .likelihood import (
     DensitySolution,
     LikelihoodResult,
@@ -19,12 +21,15 @@ from .likelihood import (
     log_likelihood,
     sample_with_log_prob,
 )
+from .multistep import GeodesicMultistep
 from .predictor_corrector import MixtureReverse, PredictorCorrector, ReverseKernel, ReverseSDE
 from .psi import DiscretePsi, PsiKernel, sample_psi
 from .rk4 import GeodesicRK4
 
 __all__ = [
     "AdaptiveSteps",
+    "Clock",
+    "ClockSteps",
     "ConstantSteps",
     "DensitySolution",
     "DiscretePsi",
@@ -32,11 +37,17 @@ __all__ = [
     "GeodesicEuler",
     "GeodesicEulerMaruyama",
     "GeodesicHeun",
+    "GeodesicMultistep",
     "GeodesicRK4",
+    "GridSteps",
     "Kappa",
+    "LearnedMultistep",
     "LikelihoodResult",
     "MixtureReverse",
+    "MultistepFit",
+    "NoiseClock",
     "PhasedKappa",
+    "PlannedSteps",
     "PredictorCorrector",
     "Proposal",
     "PsiKernel",
@@ -50,6 +61,7 @@ __all__ = [
     "StepController",
     "Tableau",
     "Term",
+    "fit_multistep",
     "integrate",
     "integrate_with_log_density",
     "log_likelihood",

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .._errors import ConfigError
+from .._errors import CapabilityError, ConfigError
 from .._typing import Network
 from ..heat_kernels import HeatKernelMixture
-from ..processes import BrownianMotion, Process
+from ..processes import BrownianMotion, NoiseProcess, Process
 from .controllers import ConstantSteps
 from .euler_maruyama import GeodesicEulerMaruyama
 from .integrate import integrate
@@ -51,6 +51,10 @@ class ReverseSDE:
     ) -> Tensor:
         steps = ConstantSteps(max(1, math.ceil((t - s) / self.max_step - 1e-9)))
         term = self.process.terms(self.network, cond).reverse
+        if term is None:
+            raise CapabilityError(
+                f"{type(self.process).__name__} has no reverse SDE: its network does not determine the score."
+            )
         return integrate(term, self.process.manifold, x, t, s, GeodesicEulerMaruyama(), steps, generator).x
 
 
@@ -92,8 +96,8 @@ class PredictorCorrector(PsiKernel):
     kernel: what is exact stays exact. The noise is drawn from the heat kernel and adds no error.
 
     Args:
-        process: a process that can :meth:`~manifold_diffusion.processes.Process.renoise`: Brownian motion, a product of
-            such, or Langevin on Euclidean space.
+        process: a process that can :meth:`~manifold_diffusion.processes.NoiseProcess.renoise`: Brownian motion, a
+            product of such, or Langevin on Euclidean space.
         reverse: :class:`ReverseSDE` of a network, :class:`MixtureReverse`, or a function
             ``(x, t, s, cond, generator) -> x_s``.
         cond: condition of each point, ``(*batch, cond_dim)``.
@@ -112,7 +116,7 @@ class PredictorCorrector(PsiKernel):
         torch.Size([50, 3])
     """
 
-    process: Process
+    process: NoiseProcess
     reverse: ReverseKernel
     cond: Tensor | None = None
     depth: float = 1.0

@@ -16,6 +16,7 @@ from manifold_diffusion.processes import (
     AbsorbingNoise,
     BrownianMotion,
     CosineSignal,
+    GeodesicFlow,
     Langevin,
     LogSchedule,
     ProductProcess,
@@ -309,6 +310,8 @@ def test_bad_input_says_what_to_do():
         PredictorCorrector(brownian, lambda x, t, s, c, g: x, depth=0.0)
     with pytest.raises(ConfigError, match="max_step"):
         ReverseSDE(brownian, lambda t, x, c: x, max_step=0.0)
+    with pytest.raises(CapabilityError, match="no reverse SDE"):
+        ReverseSDE(GeodesicFlow(Sphere(2)), lambda t, x, c: x)(points, 1.0, 0.5)
     with pytest.raises(ConfigError, match="lives on"):
         MixtureReverse(brownian, HeatKernelMixture(Torus(1), torch.zeros(1, 1), 0.1))
     simulated = Langevin(Sphere(2))

@@ -6,6 +6,7 @@ from .constant_curvature import ConstantCurvatureKernel
 from .euclidean import EuclideanKernel
 from .hyperboloid import HyperboloidKernel
 from .mixture import HeatKernelMixture
+from .pinned import sample_pinned
 from .poincare import PoincareBallKernel
 from .power import PowerKernel
 from .product import ProductKernel
@@ -49,4 +50,5 @@ __all__ = [
     "brownian_time",
     "geodesic_random_walk",
     "heat_kernel",
+    "sample_pinned",
 ]

@@ -3,6 +3,7 @@
 from .base import Objective, stratified_times
 from .conditional import ConditionDropout
 from .denoising import DenoisingScoreMatching
+from .discrete import DiscreteDenoising
 from .flow_map import FlowMapMatching, flow_map, flow_map_residual
 from .flow_matching import FlowMatching
 from .implicit import ImplicitScoreMatching
@@ -10,6 +11,7 @@ from .implicit import ImplicitScoreMatching
 __all__ = [
     "ConditionDropout",
     "DenoisingScoreMatching",
+    "DiscreteDenoising",
     "FlowMapMatching",
     "FlowMatching",
     "ImplicitScoreMatching",

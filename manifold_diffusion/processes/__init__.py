@@ -3,6 +3,7 @@
 from .base import Mismatch, NoiseProcess, PathSample, Prior, Process
 from .brownian import BrownianMotion
 from .defaults import default_process
+from .discrete import AbsorbingNoise, Denoiser, DiscreteNoise, UniformNoise
 from .flow import GeodesicFlow, PathProcess, default_source
 from .interpolant import StochasticInterpolant
 from .langevin import Langevin
@@ -12,19 +13,25 @@ from .premetric import DiffusionDistance, Premetric, PremetricFlow, SpectralDist
 from .priors import HeatPrior, Uniform, WrappedNormal
 from .product import ProductProcess
 from .schedules import LinearSchedule, LogSchedule, Schedule, default_schedule
+from .signals import CosineSignal, LinearSignal, SignalSchedule
 from .terms import ODETerm, SDETerm, Terms
 
 __all__ = [
+    "AbsorbingNoise",
     "BrownianMotion",
     "CosinePath",
+    "CosineSignal",
     "Denoised",
+    "Denoiser",
     "DiffusionDistance",
+    "DiscreteNoise",
     "GeodesicFlow",
     "Glimpse",
     "HeatPrior",
     "Langevin",
     "LinearPath",
     "LinearSchedule",
+    "LinearSignal",
     "LogPath",
     "LogSchedule",
     "LookAhead",
@@ -42,10 +49,12 @@ __all__ = [
     "ProductProcess",
     "SDETerm",
     "Schedule",
+    "SignalSchedule",
     "SpectralDistance",
     "StochasticInterpolant",
     "Terms",
     "Uniform",
+    "UniformNoise",
     "WrappedNormal",
     "default_process",
     "default_schedule",

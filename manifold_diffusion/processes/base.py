@@ -183,6 +183,17 @@ class NoiseProcess(Process):
             CapabilityError: where there is no closed form.
         """
 
+    def renoise(self, x: Tensor, s: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Points at times ``t`` from points at earlier times ``s`` < t, ``(*batch,)``, by the process itself.
+
+        Raises:
+            CapabilityError: if the process does not offer it.
+        """
+        raise CapabilityError(
+            f"{type(self).__name__} on {self.manifold} can't be run from one time to another. BrownianMotion, products "
+            "of it and Langevin on Euclidean space can."
+        )
+
     # ------------------------------------------------------------------ what follows
 
     def score(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:

@@ -93,6 +93,12 @@ class BrownianMotion(NoiseProcess):
         draw = self._kernel.sample_with_score(x0, tau, generator)
         return PathSample(t, x0, draw.x, self.scale(t) * draw.score, torch.ones_like(t))
 
+    def renoise(self, x: Tensor, s: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        tau = self.schedule.tau(t) - self.schedule.tau(s)
+        if self.n_steps is not None:
+            return geodesic_random_walk(self.manifold, x, tau, self.n_steps, generator=generator)
+        return heat_kernel(self.manifold).sample(x, tau, generator)
+
     def mirror(self, path: PathSample) -> PathSample | None:
         if self._symmetry is None or path.target is None:
             return None

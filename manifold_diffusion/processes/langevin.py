@@ -92,6 +92,14 @@ class Langevin(NoiseProcess):
         x_t = self.manifold.per_point(self._mean_factor(t)) * x0 + self.scale(t) * noise
         return PathSample(t, x0, x_t, -noise, torch.ones_like(t))
 
+    def renoise(self, x: Tensor, s: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        if not self.has_target:
+            return super().renoise(x, s, t, generator)
+        gap = (self.schedule.tau(t) - self.schedule.tau(s)) / self.sigma**2
+        noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        mean = self.manifold.per_point(torch.exp(-gap / 2)) * x
+        return mean + self.manifold.per_point(self.sigma * (-torch.expm1(-gap)).sqrt()) * noise
+
     def mirror(self, path: PathSample) -> PathSample | None:
         if path.target is None:
             return None

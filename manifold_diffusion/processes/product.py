@@ -87,6 +87,10 @@ class ProductProcess(NoiseProcess):
         target = self.manifold.join(*[g for g in targets if g is not None]) if self.has_target else None
         return PathSample(t, x0, x_t, target, torch.ones_like(t))
 
+    def renoise(self, x: Tensor, s: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        parts = zip(self._parts, self.manifold.split(x), strict=True)
+        return self.manifold.join(*[p.renoise(y, s, t, generator) for p, y in parts])
+
     def mirror(self, path: PathSample) -> PathSample | None:
         if path.target is None:
             return None

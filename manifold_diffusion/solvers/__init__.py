@@ -13,6 +13,7 @@ from .euler_maruyama import GeodesicEulerMaruyama
 from .heun import GeodesicHeun
 from .inpainting import inpaint
 from .integrate import Solution, integrate
+from .kappa import Kappa, PhasedKappa, RemaskingKappa, loop_times
 from .learned import LearnedMultistep, MultistepFit, fit_multistep
 from .likelihood import (
     DensitySolution,
@@ -23,6 +24,8 @@ from .likelihood import (
 )
 from .multistep import GeodesicMultistep
 from .particles import ParticleSample, particle_filter, sample_twisted
+from .predictor_corrector import MixtureReverse, PredictorCorrector, ReverseKernel, ReverseSDE
+from .psi import DiscretePsi, PsiKernel, sample_psi
 from .rk4 import GeodesicRK4
 
 __all__ = [
@@ -31,6 +34,7 @@ __all__ = [
     "ClockSteps",
     "ConstantSteps",
     "DensitySolution",
+    "DiscretePsi",
     "DormandPrince",
     "GeodesicEuler",
     "GeodesicEulerMaruyama",
@@ -38,13 +42,21 @@ __all__ = [
     "GeodesicMultistep",
     "GeodesicRK4",
     "GridSteps",
+    "Kappa",
     "LearnedMultistep",
     "LikelihoodResult",
+    "MixtureReverse",
     "MultistepFit",
     "NoiseClock",
     "ParticleSample",
+    "PhasedKappa",
     "PlannedSteps",
+    "PredictorCorrector",
     "Proposal",
+    "PsiKernel",
+    "RemaskingKappa",
+    "ReverseKernel",
+    "ReverseSDE",
     "RungeKutta",
     "Solution",
     "Solver",
@@ -57,7 +69,9 @@ __all__ = [
     "integrate",
     "integrate_with_log_density",
     "log_likelihood",
+    "loop_times",
     "particle_filter",
+    "sample_psi",
     "sample_twisted",
     "sample_with_log_prob",
 ]

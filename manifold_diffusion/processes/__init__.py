@@ -1,16 +1,21 @@
 """Layer 4: noise processes, t = 0 data and t = 1 noise."""
 
 from .base import Mismatch, PathSample, Prior, Process
+from .bridge_laws import draw_bridge
+from .bridges import BridgeMixture, BrownianBridge
 from .brownian import BrownianMotion
 from .defaults import default_process
 from .langevin import Langevin
-from .priors import HeatPrior, Uniform, WrappedNormal
+from .priors import EmpiricalPrior, HeatPrior, Uniform, WrappedNormal
 from .product import ProductProcess
 from .schedules import LinearSchedule, LogSchedule, Schedule, default_schedule
 from .terms import ODETerm, SDETerm, Terms
 
 __all__ = [
+    "BridgeMixture",
+    "BrownianBridge",
     "BrownianMotion",
+    "EmpiricalPrior",
     "HeatPrior",
     "Langevin",
     "LinearSchedule",
@@ -28,4 +33,5 @@ __all__ = [
     "WrappedNormal",
     "default_process",
     "default_schedule",
+    "draw_bridge",
 ]

@@ -9,6 +9,7 @@ from .langevin import Langevin
 from .priors import EmpiricalPrior, HeatPrior, Uniform, WrappedNormal
 from .product import ProductProcess
 from .schedules import LinearSchedule, LogSchedule, Schedule, default_schedule
+from .schrodinger import SchrodingerCoupling, SchrodingerPlan, displacement_interpolation, schrodinger_plan
 from .terms import ODETerm, SDETerm, Terms
 
 __all__ = [
@@ -28,10 +29,14 @@ __all__ = [
     "ProductProcess",
     "SDETerm",
     "Schedule",
+    "SchrodingerCoupling",
+    "SchrodingerPlan",
     "Terms",
     "Uniform",
     "WrappedNormal",
     "default_process",
     "default_schedule",
+    "displacement_interpolation",
     "draw_bridge",
+    "schrodinger_plan",
 ]

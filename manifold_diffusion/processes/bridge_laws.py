@@ -32,7 +32,7 @@ from ..manifolds import (
 )
 from ..manifolds.so3 import body, rotation
 
-__all__ = ["draw_bridge", "has_exact_bridge"]
+__all__ = ["draw_bridge"]
 
 _ROUNDS = 10_000
 _LEAST_ROWS = 256
@@ -64,17 +64,7 @@ def draw_bridge(
     known = ", ".join(sorted(c.__name__ for c in draw_bridge.registry if c is not object))
     raise CapabilityError(
         f"{manifold!r} has no exact draw of its Brownian bridge. Manifolds that have one: {known}. Pass n_steps=100 to "
-        "simulate the bridge by a geodesic random walk of weak order 1."
-    )
-
-
-def has_exact_bridge(manifold: Manifold) -> bool:
-    """Whether :func:`draw_bridge` has a law for the manifold and for what it is made of."""
-    parts = getattr(manifold, "factors", None) or [
-        getattr(manifold, name) for name in ("base", "model", "manifold", "unit") if hasattr(manifold, name)
-    ]
-    return draw_bridge.dispatch(type(manifold)) is not draw_bridge.dispatch(object) and all(
-        has_exact_bridge(part) for part in parts
+        "simulate the bridge by a geodesic random walk of weak order 1; its density and drift are exact all the same."
     )
 
 
@@ -96,7 +86,8 @@ def _(
     manifold: Torus, x0: Tensor, x1: Tensor, s: Tensor, r: Tensor, generator: torch.Generator | None = None
 ) -> Tensor:
     """Winding number from its law given both ends, ``exp(-(d + k L)^2 / 2 tau)``, then the bridge of the line."""
-    tau, d, length = s + r, manifold.log(x0, x1), torch.tensor(manifold.lengths, dtype=x0.dtype, device=x0.device)
+    tau, d = s + r, manifold.log(x0, x1)
+    length = torch.tensor(manifold.lengths, dtype=x0.dtype, device=x0.device)
     most = math.ceil(0.5 + 9 * math.sqrt(float(tau.max()) if len(tau) else 0.0) / min(manifold.lengths))
     turns = torch.arange(-most, most + 1, dtype=x0.dtype, device=x0.device)  # the others have mass below exp(-40)
     lifts = d.unsqueeze(-1) + length.unsqueeze(-1) * turns

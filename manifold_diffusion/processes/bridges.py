@@ -14,7 +14,7 @@ from .._typing import Network
 from ..heat_kernels import geodesic_random_walk, heat_kernel
 from ..manifolds import Manifold
 from .base import PathSample, Process
-from .bridge_laws import draw_bridge, has_exact_bridge
+from .bridge_laws import draw_bridge
 from .priors import EmpiricalPrior
 from .terms import ODETerm, SDETerm, Terms
 
@@ -70,15 +70,11 @@ class BrownianBridge:
             raise ConfigError(f"A bridge needs n_steps >= 1; got {n_steps}.")
         self.manifold, self.tau, self.n_steps = manifold, float(tau), n_steps
         self._kernel = heat_kernel(manifold)
-        if n_steps is None and not has_exact_bridge(manifold):
-            raise CapabilityError(
-                f"The Brownian bridge of {manifold} has no exact draw. Pass n_steps=100 to simulate it by a geodesic "
-                "random walk of weak order 1; its density and drift are exact all the same."
-            )
+        if n_steps is None:  # no rows: raises if the manifold, or a part of it, has no exact draw
+            none, no_time = torch.empty(0, *manifold.point_shape), torch.empty(0)
+            draw_bridge(manifold, none, none, no_time, no_time, torch.Generator())
 
-    def sample(
-        self, x0: Tensor, x1: Tensor, t: Tensor | float, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def sample(self, x0: Tensor, x1: Tensor, t: Tensor | float, generator: torch.Generator | None = None) -> Tensor:
         """Points at times ``t`` in [0, 1].
 
         Args:
@@ -137,9 +133,7 @@ class BrownianBridge:
         times = torch.as_tensor(t, dtype=x.dtype, device=x.device)
         return self.tau * times, self.tau * (1 - times)
 
-    def _simulate(
-        self, x0: Tensor, x1: Tensor, t: Tensor, n_steps: int, generator: torch.Generator | None
-    ) -> Tensor:
+    def _simulate(self, x0: Tensor, x1: Tensor, t: Tensor, n_steps: int, generator: torch.Generator | None) -> Tensor:
         near = self.manifold.per_point(t <= 0.5)
         start, end, time = torch.where(near, x0, x1), torch.where(near, x1, x0), self.tau * torch.minimum(t, 1 - t)
         steps_done = 0
@@ -227,9 +221,7 @@ class BridgeMixture(Process):
             x1 = x1[self.coupling(x0, x1, generator)]
         return self.sample_pairs(x0, x1, t, generator)
 
-    def sample_pairs(
-        self, x0: Tensor, x1: Tensor, t: Tensor, generator: torch.Generator | None = None
-    ) -> PathSample:
+    def sample_pairs(self, x0: Tensor, x1: Tensor, t: Tensor, generator: torch.Generator | None = None) -> PathSample:
         """Draw of the bridges between given pairs; ``t`` is kept ``tau_min`` away from the end of the direction."""
         least = self.tau_min / self.tau
         t = t.clamp_max(1 - least) if self.direction == "to_1" else t.clamp_min(least)

@@ -260,8 +260,8 @@ def schrodinger_plan(
     total1, log_b = _log_weights(weights1, x1, "weights1")
     if weights0 is not None and weights1 is not None and abs(total0 - total1) > 1e-5 * max(total0, total1):
         raise DataError(
-            f"weights0 sum to {total0:.7g}, weights1 to {total1:.7g}: a coupling needs equal totals. Divide each by its "
-            "sum."
+            f"weights0 sum to {total0:.7g}, weights1 to {total1:.7g}: a coupling needs equal totals. Divide each by "
+            "its sum."
         )
     log_p = _pairwise(kernel, x0, x1, float(tau))
     f, g = torch.zeros_like(log_a), -(log_p + log_a.unsqueeze(1)).logsumexp(0)
@@ -277,8 +277,8 @@ def schrodinger_plan(
     if not violation <= tolerance:
         raise NumericsError(
             f"Sinkhorn's algorithm left marginal weights wrong by {violation:.1e} in all after {max_iterations} rounds,"
-            f" more than tolerance = {tolerance:.1e}. Raise max_iterations or tau = {tau:g} (few rounds are needed when it "
-            "is of the order of the squared distances), or loosen tolerance."
+            f" more than tolerance = {tolerance:.1e}. Raise max_iterations or tau = {tau:g} (few rounds are needed "
+            "when it is of the order of the squared distances), or loosen tolerance."
         )
     shift = ((log_a.exp() * f).sum() - (log_b.exp() * g).sum()) / 2
     return SchrodingerPlan(manifold, float(tau), x0, x1, log_a, log_b, f - shift, g + shift, violation, iterations)

@@ -1,6 +1,7 @@
 """Brownian bridges: exact draws, densities and drifts, and mixtures of them."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -27,7 +28,8 @@ from manifold_diffusion.manifolds import (
 )
 from manifold_diffusion.processes import BridgeMixture, BrownianBridge, EmpiricalPrior, bridge_laws, draw_bridge
 
-H2 = Hyperboloid(2)
+WEIGHTED = Product(Sphere(2), Euclidean(1), weights=[2.0, 1.0])
+H2, S2_OF_CURVATURE_4 = Hyperboloid(2), ConstantCurvature(2, 4.0)
 
 
 def cosine(x, y):
@@ -44,11 +46,11 @@ LAWS = [
     (SO3(), 1.5, lambda x, y: (x * y).sum((-1, -2)), lambda s: 3 * math.exp(-s)),
     (H2, 0.7, lambda x, y: H2.dist(x, y).cosh(), math.exp),
     (PoincareBall(2), 0.7, lambda x, y: PoincareBall(2).dist(x, y).cosh(), math.exp),
-    (ConstantCurvature(2, 4.0), 0.2, lambda x, y: (2 * ConstantCurvature(2, 4.0).dist(x, y)).cos(), lambda s: math.exp(-4 * s)),
+    (S2_OF_CURVATURE_4, 0.2, lambda x, y: (2 * S2_OF_CURVATURE_4.dist(x, y)).cos(), lambda s: math.exp(-4 * s)),
     (RealProjective(2), 0.4, lambda x, y: cosine(x, y).square(), lambda s: 1 / 3 + 2 / 3 * math.exp(-3 * s)),
     (Power(Sphere(2), 2), 0.7, lambda x, y: (x * y).sum((-1, -2)), lambda s: 2 * math.exp(-s)),
-    (Product(Sphere(2), Euclidean(1), weights=[2.0, 1.0]), 0.7, lambda x, y: cosine(x[..., :3], y[..., :3]), lambda s: math.exp(-s / 2)),
-]  # fmt: skip
+    (WEIGHTED, 0.7, lambda x, y: cosine(x[..., :3], y[..., :3]), lambda s: math.exp(-s / 2)),
+]
 
 
 def ends(manifold, tau, n, dtype=torch.float64, seed=0):
@@ -62,7 +64,7 @@ def z_score(values, mean):
     return float((values.mean() - mean) / (values.std() / len(values) ** 0.5))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, pytest.param(torch.float32, marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: repr(law[0]))
 def test_bridges_between_ends_of_brownian_motion_are_brownian_motion(law, dtype):
     manifold, tau, observable, mean = law
@@ -106,8 +108,15 @@ def test_a_bridge_of_fixed_ends_has_the_density_by_quadrature(angle, t):
 
 
 @pytest.mark.parametrize(
-    "manifold, reach", [(Sphere(1), 3.1), (Sphere(2), math.pi), (Sphere(7), 3.0), (H2, 4.0), (Hyperboloid(5), 2.0)], ids=repr
-)  # fmt: skip
+    "manifold, reach",
+    [
+        (Sphere(1), 3.1),
+        (Sphere(2), math.pi),
+        (H2, 4.0),
+        *(pytest.param(m, r, marks=pytest.mark.slow) for m, r in ((Sphere(7), 3.0), (Hyperboloid(5), 2.0))),
+    ],
+    ids=repr,
+)
 def test_envelopes_of_the_rejection_samplers_lie_above_the_bridge(monkeypatch, manifold, reach):
     seen, reject = [], bridge_laws._reject
 
@@ -197,7 +206,7 @@ def test_simulated_bridges_are_of_weak_order_one():
         x = bridge.sample(x0.expand(n, 3), x1, 0.5, torch.Generator().manual_seed(steps))[:, 0]
         errors.append(float(x.mean()) - mean)
     noise = 0.4 / n**0.5
-    for coarse, fine in zip(errors, errors[1:], strict=False):
+    for coarse, fine in pairwise(errors):
         assert abs(coarse - 2 * fine) < 5 * 5**0.5 * noise + 0.15 * abs(coarse)
     assert abs(errors[0]) > 0.04
 

@@ -67,13 +67,13 @@ def main() -> None:
         cosine = float((pairs[:, 0] * pairs[:, 1]).sum(-1).mean())
         print(f"{name:34s} drift error {drift_error(bridge, truth, g):.3f}  E[x0.x1] {cosine:.4f}  ends: {test}")
 
-    axes = (figure := Figure(figsize=(14, 4.6))).subplots(2, 5)
+    axes = (figure := Figure(figsize=(13, 6.5))).subplots(2, 3)
     path = model.sample(x0[:1000], direction="to_1", generator=g, return_trajectory=True)
-    for (above, below), t in zip(axes.T, (0.0, 0.25, 0.5, 0.75, 1.0), strict=True):
+    for (above, below), t in zip(axes.T, (0.0, 0.5, 1.0), strict=True):
         law = {0.0: mu.log_prob, 1.0: nu.log_prob}.get(t, lambda x, t=t: truth.log_prob(x, t))
         plot(S2, log_prob=lambda x, law=law: law(x.double()), ax=above, resolution=24 if args.smoke else 120)
         plot(S2, samples=path[round(100 * t)], ax=below)
-        above.set_title(f"t = {t:g}, exact density"), below.set_title("learned, from data at t = 0")
+        above.set_title(f"t = {t:g}, exact density"), below.set_title(f"t = {t:g}, learned")
     model.save_pretrained(args.out / "model", {"seed": args.seed, "laws": "two and three heat kernels of time 0.05"})
     save_figure(figure, args.out / "bridges.png")
     print(f"Picture: {args.out / 'bridges.png'}   {time.perf_counter() - start:.0f} s")

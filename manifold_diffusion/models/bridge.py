@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -109,9 +108,8 @@ class SchrodingerBridge(nn.Module):
         self.process_to_1 = BridgeMixture(manifold, tau, direction="to_1", tau_min=tau_min, n_steps=n_steps)
         self.manifold, self.tau, self.n_steps = manifold, self.process_to_0.tau, n_steps
         self.tau_min = self.process_to_0.tau_min
-        highest = max(1.25 / math.sqrt(self.tau_min), 1.0)
-        self.to_0 = to_0 if to_0 is not None else TangentMLP(self.process_to_0, max_frequency=highest, seed=0)
-        self.to_1 = to_1 if to_1 is not None else TangentMLP(self.process_to_1, max_frequency=highest, seed=1)
+        self.to_0 = to_0 if to_0 is not None else TangentMLP(self.process_to_0, seed=0)
+        self.to_1 = to_1 if to_1 is not None else TangentMLP(self.process_to_1, seed=1)
         for name, network in (("to_0", self.to_0), ("to_1", self.to_1)):
             process = getattr(network, "process", None)
             if process is None:

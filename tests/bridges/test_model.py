@@ -30,7 +30,7 @@ def small_bridge(manifold, tau, n_frequencies=0):
 
 
 @pytest.mark.parametrize("direction", ["to_0", "to_1"])
-@pytest.mark.parametrize("manifold", [Torus(2), Sphere(2), SO3()], ids=repr)
+@pytest.mark.parametrize("manifold", [Torus(2), Sphere(2), pytest.param(SO3(), marks=pytest.mark.slow)], ids=repr)
 def test_matching_is_least_at_the_drift_of_the_static_bridge(manifold, direction):
     """Along (1 + a) * exact drift the loss is a parabola in a with its minimum at 0, within its standard error."""
     generator = torch.Generator().manual_seed(0)

@@ -24,16 +24,14 @@ SOUTH = S2.project(torch.tensor([[0.8, 0.0, -0.5], [-0.4, 0.7, -0.5], [-0.4, -0.
 
 def exact_bridge(mu: HeatKernelMixture, nu: HeatKernelMixture, n: int):
     """The bridge of the laws themselves, on n points of a golden spiral, of equal areas."""
-    k = torch.arange(n).double()
-    u, phi = (2 * k + 1) / n - 1, torch.pi * (1 + 5**0.5) * k
+    u, phi = (2 * torch.arange(n).double() + 1) / n - 1, torch.pi * (1 + 5**0.5) * torch.arange(n).double()
     x = torch.stack([(1 - u * u).sqrt() * phi.cos(), (1 - u * u).sqrt() * phi.sin(), u], -1)
-    a, b = mu.log_prob(x).exp(), nu.log_prob(x).exp()
-    return schrodinger_plan(S2, x, x, TAU, a / a.sum(), b / b.sum(), tolerance=1e-6)
+    return schrodinger_plan(S2, x, x, TAU, *(law.log_prob(x).softmax(0) for law in (mu, nu)), tolerance=1e-6)
 
 
 def drift_error(model, truth, generator: torch.Generator) -> float:
     """Relative root mean square of the errors of both drifts, in units of the noise left, over the exact marginals."""
-    error, size = 0.0, 0.0
+    error = size = 0.0
     for t in (0.1, 0.3, 0.5, 0.7, 0.9):
         x = truth.sample(1000, t, generator)
         for name, left in (("drift_to_1", 1 - t), ("drift_to_0", t)):
@@ -48,15 +46,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000, help="optimiser steps of each network in each round")
     parser.add_argument("--seed", type=int, default=0, help="of the data, the training and the samples")
     parser.add_argument("--out", type=Path, default=Path("runs/bridges"), help="folder for the model and the picture")
-    args = parser.parse_args()
-    start, g = time.perf_counter(), torch.Generator().manual_seed(args.seed)
+    args, start = parser.parse_args(), time.perf_counter()
+    g = torch.Generator().manual_seed(args.seed)
     steps, n, nodes = (5, 100, 300) if args.smoke else (args.steps, 4000, 2000)
     mu, nu = HeatKernelMixture(S2, NORTH, 0.05), HeatKernelMixture(S2, SOUTH, 0.05)
     x0, x1, fresh = mu.sample(n, generator=g), nu.sample(n, generator=g), nu.sample(n, generator=g)
     truth, plan = exact_bridge(mu, nu, nodes), schrodinger_plan(S2, x0[:2000], x1[:2000], TAU, tolerance=1e-4)
     print(f"{truth}: E[x0.x1] = {(truth.log_plan.exp() * (truth.x0 @ truth.x1.mT)).sum():.4f}")
-
-    rows = [("static bridge of the data", plan, torch.stack(plan.sample_pairs(n, g), 1))]
+    rows: list[tuple] = [("static bridge of the data", plan, torch.stack(plan.sample_pairs(n, g), 1))]
     static = SchrodingerCoupling(S2, TAU)
     for name, coupling, k in (("static start", static, 1), ("independent", None, 1), ("independent", None, 3)):
         model = SchrodingerBridge(S2, TAU)
@@ -66,14 +63,14 @@ def main() -> None:
         test = mmd_permutation_test(pairs[:2000, 1], fresh[:2000], HeatGram(S2), generator=g)
         cosine = float((pairs[:, 0] * pairs[:, 1]).sum(-1).mean())
         print(f"{name:34s} drift error {drift_error(bridge, truth, g):.3f}  E[x0.x1] {cosine:.4f}  ends: {test}")
-
     axes = (figure := Figure(figsize=(13, 6.5))).subplots(2, 3)
     path = model.sample(x0[:1000], direction="to_1", generator=g, return_trajectory=True)
     for (above, below), t in zip(axes.T, (0.0, 0.5, 1.0), strict=True):
         law = {0.0: mu.log_prob, 1.0: nu.log_prob}.get(t, lambda x, t=t: truth.log_prob(x, t))
         plot(S2, log_prob=lambda x, law=law: law(x.double()), ax=above, resolution=24 if args.smoke else 120)
         plot(S2, samples=path[round(100 * t)], ax=below)
-        above.set_title(f"t = {t:g}, exact density"), below.set_title(f"t = {t:g}, learned")
+        above.set_title(f"t = {t:g}: exact density")
+        below.set_title(f"t = {t:g}: learned, from data at t = 0")
     model.save_pretrained(args.out / "model", {"seed": args.seed, "laws": "two and three heat kernels of time 0.05"})
     save_figure(figure, args.out / "bridges.png")
     print(f"Picture: {args.out / 'bridges.png'}   {time.perf_counter() - start:.0f} s")

@@ -138,7 +138,7 @@ class SchrodingerBridge(nn.Module):
         max_steps: int = 1000,
         coupling: Coupling | None = None,
         n_pairs: int | None = None,
-        steps: int = 50,
+        steps: int = 100,
         seed: int = 0,
         **options: Any,
     ) -> BridgeFit:

@@ -78,7 +78,7 @@ def test_iterated_fitting_finds_the_coupling_of_the_static_bridge():
     x0 = -1 + s0 * torch.randn(4000, 1, generator=generator)
     x1 = 1 + s1 * torch.randn(4000, 1, generator=generator)
     model = small_bridge(Euclidean(1), tau)
-    pairs = model.fit(x0, x1, iterations=3, max_steps=300, **QUIET).pairs[..., 0]
+    pairs = model.fit(x0, x1, iterations=2, max_steps=300, **QUIET).pairs[..., 0]
     exact = (math.sqrt(4 * s0**2 * s1**2 + tau**2) - tau) / 2
     plan = schrodinger_plan(Euclidean(1), x0[:1000], x1[:1000], tau)
     static = torch.cov(torch.cat(plan.sample_pairs(4000, generator), 1).T)[0, 1]
@@ -102,7 +102,7 @@ def test_between_a_law_and_its_diffusion_the_learned_drift_vanishes():
     generator = torch.Generator().manual_seed(0)
     x0, x1 = law.sample(4000, generator=generator), law.sample(4000, tau, generator)
     model = small_bridge(manifold, tau, n_frequencies=16)
-    model.fit(x0, x1, iterations=2, max_steps=300, **QUIET)
+    model.fit(x0, x1, iterations=2, max_steps=200, **QUIET)
     sizes = []
     for t in (0.2, 0.5):
         x = law.sample(2000, t * tau, generator)

@@ -49,8 +49,8 @@ class TangentMLP(nn.Module):
         width: width of the hidden layers.
         depth: number of residual blocks.
         n_frequencies: number of random waves; 0 leaves the embedding alone.
-        max_frequency: largest frequency; default :math:`1.25/\sigma(0)`, beyond which even the least noise damps a wave
-            by a half.
+        max_frequency: largest frequency; default 1.25 over the least noise, :math:`\sigma(0)` or, of a drift to the
+            other end, :math:`\sigma(1)`: beyond it even that damps a wave by a half.
         time_dim: size of the time embedding.
         time_embedding: ``"bumps"``, ``"fourier"`` or ``"learned"``.
         cond_dim: size of the condition; 0 for an unconditional network.
@@ -89,7 +89,7 @@ class TangentMLP(nn.Module):
                 f"depth={depth}, n_frequencies={n_frequencies}, cond_dim={cond_dim}."
             )
         if max_frequency is None:
-            least = process.noise_levels(torch.zeros(())).min().item()
+            least = process.noise_levels(torch.tensor([0.0, 1.0])).min().item()
             max_frequency = max(1.25 / math.sqrt(least), 1.0)
         if max_frequency < 1:
             raise ConfigError(f"TangentMLP needs max_frequency >= 1; got {max_frequency}.")

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from .._errors import CheckpointError, ConfigError
 from .._version import __version__
+from ..data import Coupling
 from ..manifolds import Manifold, Power
 from ..networks import TangentMLP
 from ..objectives import BridgeMatching
 from ..processes import BridgeMixture, EmpiricalPrior
-from ..processes.bridges import Coupling, Direction
+from ..processes.bridges import Direction
 from ..solvers import ConstantSteps, GeodesicEulerMaruyama, GeodesicRK4, integrate
 from .pretrained import load_model, save_model
 
@@ -273,11 +274,13 @@ class SchrodingerBridge(nn.Module):
         x = self._start(start, direction, generator) if isinstance(start, int) else start.to(self._like())
         partner = self.to_1 if direction == "to_0" else self.to_0
         terms = process.terms(network, partner=partner)
+        term = terms.reverse if method == "sde" else terms.flow
+        assert term is not None
         t0, t1 = (1.0, 0.0) if direction == "to_0" else (0.0, 1.0)
         chunks = []
         for part in x.split(_CHUNK) if len(x) else (x,):
             solution = integrate(
-                terms.reverse if method == "sde" else terms.flow,
+                term,
                 self.manifold,
                 part,
                 t0,

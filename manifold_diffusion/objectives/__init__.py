@@ -1,19 +1,16 @@
 """Layer 5: losses for networks."""
 
 from .base import Objective, stratified_times
-<<<<<<< HEAD
-from .conditional import ConditionDropout
-=======
 from .bridge_matching import BridgeMatching
->>>>>>> bridges
+from .conditional import ConditionDropout
 from .denoising import DenoisingScoreMatching
 from .discrete import DiscreteDenoising
 from .flow_map import FlowMapMatching, flow_map, flow_map_residual
 from .flow_matching import FlowMatching
 from .implicit import ImplicitScoreMatching
 
-<<<<<<< HEAD
 __all__ = [
+    "BridgeMatching",
     "ConditionDropout",
     "DenoisingScoreMatching",
     "DiscreteDenoising",
@@ -25,6 +22,3 @@ __all__ = [
     "flow_map_residual",
     "stratified_times",
 ]
-=======
-__all__ = ["BridgeMatching", "DenoisingScoreMatching", "ImplicitScoreMatching", "Objective", "stratified_times"]
->>>>>>> bridges

@@ -83,11 +83,7 @@ class Process(nn.Module, ABC):
         prior: law at t = 1.
     """
 
-<<<<<<< HEAD
     prediction: str = "score"
-=======
-    prediction: ClassVar[Literal["score", "velocity", "drift"]] = "score"
->>>>>>> bridges
     manifold: Manifold
     has_target: bool
     prior: Prior

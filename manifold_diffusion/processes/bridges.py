@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -11,20 +10,17 @@ from torch import Tensor
 
 from .._errors import CapabilityError, ConfigError
 from .._typing import Network
-from ..heat_kernels import geodesic_random_walk, heat_kernel
+from ..data import Coupling
+from ..heat_kernels import draw_bridge, geodesic_random_walk, heat_kernel
 from ..manifolds import Manifold
-from .base import PathSample, Process
-from .bridge_laws import draw_bridge
+from .base import NoiseProcess, PathSample
 from .priors import EmpiricalPrior
 from .terms import ODETerm, SDETerm, Terms
 
-__all__ = ["BridgeMixture", "BrownianBridge", "Coupling", "Direction"]
+__all__ = ["BridgeMixture", "BrownianBridge", "Direction"]
 
 Direction = Literal["to_0", "to_1"]
 """Which end a drift leads to: ``"to_0"`` the data, where sampling ends, ``"to_1"`` the other end."""
-
-Coupling = Callable[[Tensor, Tensor, torch.Generator | None], Tensor]
-"""A map ``(x0, x1, generator) -> index (n,)``: row i of x0 is paired with ``x1[index[i]]``."""
 
 
 class BrownianBridge:
@@ -147,7 +143,7 @@ class BrownianBridge:
         return geodesic_random_walk(self.manifold, start, time, n_steps, drift, generator)
 
 
-class BridgeMixture(Process):
+class BridgeMixture(NoiseProcess):
     r"""Brownian bridges between coupled points: a process from data at t = 0 to other data at t = 1.
 
     A pair :math:`(x_0, x_1)` is drawn from the coupling and :math:`x_t` from the bridge between them. The network of

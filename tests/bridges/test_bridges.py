@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from manifold_diffusion._errors import CapabilityError, ConfigError, DataError, NumericsError
-from manifold_diffusion.heat_kernels import heat_kernel
+from manifold_diffusion.heat_kernels import draw_bridge, heat_kernel, pinned
 from manifold_diffusion.manifolds import (
     SO3,
     SPD,
@@ -26,7 +26,7 @@ from manifold_diffusion.manifolds import (
     Torus,
     gradient,
 )
-from manifold_diffusion.processes import BridgeMixture, BrownianBridge, EmpiricalPrior, bridge_laws, draw_bridge
+from manifold_diffusion.processes import BridgeMixture, BrownianBridge, EmpiricalPrior
 
 WEIGHTED = Product(Sphere(2), Euclidean(1), weights=[2.0, 1.0])
 H2, S2_OF_CURVATURE_4 = Hyperboloid(2), ConstantCurvature(2, 4.0)
@@ -118,7 +118,7 @@ def test_a_bridge_of_fixed_ends_has_the_density_by_quadrature(angle, t):
     ids=repr,
 )
 def test_envelopes_of_the_rejection_samplers_lie_above_the_bridge(monkeypatch, manifold, reach):
-    seen, reject = [], bridge_laws._reject
+    seen, reject = [], pinned._reject
 
     def spy(propose, *rest):
         def watched(row):
@@ -128,7 +128,7 @@ def test_envelopes_of_the_rejection_samplers_lie_above_the_bridge(monkeypatch, m
 
         return reject(watched, *rest)
 
-    monkeypatch.setattr(bridge_laws, "_reject", spy)
+    monkeypatch.setattr(pinned, "_reject", spy)
     generator, n = torch.Generator().manual_seed(0), 500
     x0 = manifold.origin(torch.float64).expand(n, *manifold.point_shape)
     v = manifold.random_tangent(x0, generator=generator)
@@ -237,7 +237,7 @@ def test_bad_times_are_refused():
 
 
 def test_a_hopeless_rejection_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(bridge_laws, "_ROUNDS", 2)
+    monkeypatch.setattr(pinned, "_ROUNDS", 2)
     x0 = H2.origin().expand(5, 3)
     x1 = H2.exp(x0, torch.tensor([0.0, 30.0, 0.0]))
     with pytest.raises(NumericsError, match="n_steps=100"):

@@ -9,7 +9,7 @@ import torch
 
 from manifold_diffusion._errors import CapabilityError, ConfigError
 from manifold_diffusion.heat_kernels import HeatKernelMixture, heat_kernel, sample_pinned
-from manifold_diffusion.manifolds import SO3, Circle, Euclidean, Power, Product, Sphere, Torus
+from manifold_diffusion.manifolds import SPD, Circle, Euclidean, Power, Product, Sphere, Torus
 
 SPACES = [
     Euclidean(3),
@@ -122,9 +122,9 @@ def test_the_reverse_of_a_mixture_keeps_its_law(manifold, uniform_weight):
 
 
 def test_bad_input_says_what_to_do():
-    x = SO3().origin().expand(2, 3, 3)
-    with pytest.raises(CapabilityError, match="reverse SDE"):
-        sample_pinned(SO3(), x, x, 0.1, 0.1)
+    x = SPD(3).origin().expand(2, 3, 3)
+    with pytest.raises(CapabilityError, match="no exact draw"):
+        sample_pinned(SPD(3), x, x, 0.1, 0.1)
     law = HeatKernelMixture(Sphere(2), torch.eye(3), 0.1)
     with pytest.raises(ConfigError, match="0 <= tau0 <= tau"):
         law.sample_reverse(torch.eye(3), 0.1, 0.2)

@@ -6,7 +6,7 @@ from spaces import Space
 from manifold_diffusion.models import FlowMap, GenerativeModel, RiemannianDiffusion, RiemannianFlow
 from manifold_diffusion.networks import TangentMLP
 from manifold_diffusion.processes import BrownianMotion, GeodesicFlow, LogPath, LogSchedule, default_schedule
-from manifold_diffusion.solvers import GeodesicMultistep, NoiseClock
+from manifold_diffusion.solvers import ClockSteps, GeodesicMultistep, NoiseClock
 
 METHODS = ("diffusion", "flow", "map")
 
@@ -23,10 +23,11 @@ def build(method: str, space: Space, seed: int) -> GenerativeModel:
 
 
 def draw(model: GenerativeModel, n: int, k: int, generator: torch.Generator) -> torch.Tensor:
-    """Samples with k evaluations each: jumps of a map up to 8, else geodesic two-step formulas in the clock."""
+    """Samples with k evaluations each: jumps of a map up to 8, else two-step formulas in the noise level."""
     if isinstance(model, FlowMap) and k <= 8:
         return model.sample(n, steps=k, generator=generator)
-    path = getattr(model.process, "path", None)
-    clock = path if path is not None else NoiseClock(model.process.schedule)  # type: ignore[union-attr]
+    schedule = getattr(model.process, "path", None) or getattr(model.process, "schedule", None)
+    assert schedule is not None
+    solver, steps = GeodesicMultistep(2, NoiseClock(schedule)), ClockSteps(k, NoiseClock(schedule, 1 / 3))
     sample = model.sample_flow if isinstance(model, FlowMap) else model.sample
-    return sample(n, steps=k, solver=GeodesicMultistep(2, clock), generator=generator)
+    return sample(n, steps=steps, solver=solver, generator=generator)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from .._errors import ConfigError
 from ..manifolds import Manifold
 from ..networks import TangentMLP
 from ..objectives import DenoisingScoreMatching, ImplicitScoreMatching, Objective
 from ..processes import NoiseProcess, default_process
-from ..solvers import LearnedMultistep
+from ..solvers import LearnedMultistep, inpaint, sample_twisted
 from .base import GenerativeModel
 
 __all__ = ["RiemannianDiffusion"]
@@ -44,6 +48,7 @@ class RiemannianDiffusion(GenerativeModel):
     """
 
     title = "Riemannian diffusion"
+    process: NoiseProcess
 
     def __init__(
         self,
@@ -65,3 +70,54 @@ class RiemannianDiffusion(GenerativeModel):
         if objective is None:
             objective = (DenoisingScoreMatching if process.has_target else ImplicitScoreMatching)(process)
         super().__init__(manifold, process, network, objective, sampler)
+
+    def sample_conditional(
+        self,
+        n: int,
+        log_likelihood: Callable[[Tensor], Tensor],
+        *,
+        width: float | None,
+        n_particles: int = 64,
+        generator: torch.Generator | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Draw points from the posterior of the model and a likelihood, exact as the number of particles grows.
+
+        Args:
+            n: number of points, each from a particle filter of its own.
+            log_likelihood: differentiable function of points, ``(*batch, *point_shape) -> (*batch,)``.
+            width: variance of the likelihood about its maximum, in units of squared distance, roughly; None for no
+                damping of the twist.
+            n_particles: particles per point.
+            generator: source of all randomness.
+            options: ``steps``, ``scale``, ``cond``, ``ess_threshold`` of
+                :func:`~manifold_diffusion.solvers.sample_twisted`, which also returns weights and the evidence.
+
+        Raises:
+            ConfigError: if an argument is out of range or has the wrong shape.
+            NumericsError: if weights stop being finite.
+        """
+        like = self._like()
+        options = {"width": width, "dtype": like.dtype, "device": like.device, "generator": generator, **options}
+        return sample_twisted(self.process, self.network, log_likelihood, n, n_particles, **options).draw(generator)
+
+    def inpaint(
+        self,
+        n: int,
+        known: Sequence[Tensor | None],
+        *,
+        n_particles: int = 64,
+        generator: torch.Generator | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Draw the unknown factors of a product given the known ones; see :func:`~manifold_diffusion.solvers.inpaint`.
+
+        Args:
+            n: number of points, each from a particle filter of its own.
+            known: one entry per factor: its value, or None where it is unknown.
+            n_particles: particles per point.
+            generator: source of all randomness.
+            options: ``steps``, ``cond``, ``ess_threshold``.
+        """
+        options = {"generator": generator, **options}
+        return inpaint(self.process, self.network, known, n, n_particles, **options).draw(generator)

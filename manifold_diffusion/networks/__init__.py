@@ -1,6 +1,7 @@
-"""Layer 5: tangent-valued networks ``(t, x, cond=None) -> tangent vector at x``."""
+"""Layer 5: tangent-valued networks ``(t, x, cond=None) -> tangent vector at x``, and denoisers of tokens."""
 
 from .embeddings import HeatFeatures, TimeEmbedding
 from .mlp import TangentMLP
+from .token_transformer import TokenTransformer
 
-__all__ = ["HeatFeatures", "TangentMLP", "TimeEmbedding"]
+__all__ = ["HeatFeatures", "TangentMLP", "TimeEmbedding", "TokenTransformer"]

@@ -2,15 +2,18 @@
 
 from .base import Mismatch, PathSample, Prior, Process
 from .brownian import BrownianMotion
+from .decoding_clock import DecodingClock
 from .defaults import default_process
 from .langevin import Langevin
 from .priors import HeatPrior, Uniform, WrappedNormal
 from .product import ProductProcess
 from .schedules import LinearSchedule, LogSchedule, Schedule, default_schedule
 from .terms import ODETerm, SDETerm, Terms
+from .token_path import TokenPath
 
 __all__ = [
     "BrownianMotion",
+    "DecodingClock",
     "HeatPrior",
     "Langevin",
     "LinearSchedule",
@@ -24,6 +27,7 @@ __all__ = [
     "SDETerm",
     "Schedule",
     "Terms",
+    "TokenPath",
     "Uniform",
     "WrappedNormal",
     "default_process",

@@ -5,8 +5,10 @@ from .convert import Coordinates
 from .earth import latlon_to_points, load_airports, points_to_latlon
 from .points import PointSet, Split, deduplicate, split
 from .table import load_csv
+from .text import CharacterCodec, load_python_manual
 
 __all__ = [
+    "CharacterCodec",
     "Coordinates",
     "PointSet",
     "Split",
@@ -15,6 +17,7 @@ __all__ = [
     "load_airports",
     "load_csv",
     "load_npz",
+    "load_python_manual",
     "point_set",
     "points_to_latlon",
     "split",

@@ -21,8 +21,8 @@ class NGramModel:
         p(w \mid h) = \frac{c(hw) + T(h)\, p(w \mid h')}{c(h) + T(h)}
 
     with c the counts, T(h) the number of different tokens that follow the context h, and h' the context without its
-    oldest token; below the unigrams is the uniform law, and a context that was never seen leaves all to h'. At the start
-    of a sequence contexts are shorter.
+    oldest token. Below the unigrams is the uniform law; a context that was never seen leaves all to h'. At the start of
+    a sequence contexts are shorter.
 
     Make one with :meth:`fit`. A low perplexity alone proves nothing: a sampler that repeats frequent words
     has it too. Read it beside :func:`unigram_entropy` and :func:`distinct`, and beside real text.

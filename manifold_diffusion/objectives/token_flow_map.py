@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._errors import ConfigError
 from .._typing import Batch, Network
@@ -100,7 +100,7 @@ def eulerian_target(
     return c * clean + (1 - c) * (here - process.manifold.per_point(t) * rate)
 
 
-class TokenFlowMap(Objective):
+class TokenFlowMap(Objective, nn.Module):
     r"""Divergence of a two-time denoiser from what its own flow map, or a teacher, says it should be.
 
     .. math::
@@ -116,7 +116,8 @@ class TokenFlowMap(Objective):
     Args:
         process: the path of the sequences.
         rule: ``"semigroup"``, ``"lagrangian"`` or ``"eulerian"``.
-        teacher: a trained denoiser, which is not changed; None for self-distillation.
+        teacher: a trained denoiser; None for self-distillation. It is a part of this module, to follow the network to
+            its device; freeze its weights (``requires_grad_(False)``), which would be trained otherwise.
         diagonal: weight of the second term.
 
     Raises:
@@ -137,6 +138,8 @@ class TokenFlowMap(Objective):
         Learning flow maps via self-distillation, 2025, arXiv:2505.18825.
     """
 
+    process: TokenPath
+
     def __init__(
         self,
         process: TokenPath,
@@ -148,15 +151,16 @@ class TokenFlowMap(Objective):
             raise ConfigError(f"rule must be 'semigroup', 'lagrangian' or 'eulerian'; got {rule!r}.")
         if not diagonal >= 0:
             raise ConfigError(f"diagonal, the weight of the second term, must be at least 0; got {diagonal}.")
-        self.process, self.rule, self.teacher, self.diagonal = process, rule, teacher, diagonal
+        super().__init__()
+        object.__setattr__(self, "process", process)  # not a submodule: it belongs to the model
+        self.rule, self.teacher, self.diagonal = rule, teacher, diagonal
 
     def loss(self, network: Network, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
         process, x0, cond = self.process, self.process.points(batch.x), batch.cond
         n = len(x0)
         pair = torch.stack([1 - stratified_times(x0, n, generator), self._uniform(x0, n, generator)])
-        errors = torch.stack(
-            [pair.amax(0), pair.amin(0).lerp(pair.amax(0), self._uniform(x0, n, generator)), pair.amin(0)]
-        )
+        late, early = pair.amax(0), pair.amin(0)
+        errors = torch.stack([late, early.lerp(late, self._uniform(x0, n, generator)), early])
         t, via, to = process.clock.time(errors).unbind()
         x = process.sample(x0, t, generator).x_t
 

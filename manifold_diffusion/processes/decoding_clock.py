@@ -65,25 +65,25 @@ class DecodingClock:
 
     def error(self, t: Tensor) -> Tensor:
         """Decoding error in [0, 1], increasing in ``t`` in [0, 1]; differentiable."""
-        ratio, depth, slope = (a.to(t.device) for a in _table(self.n_tokens))
+        ratio, depth, slope = _table(self.n_tokens, t.device)
         late = t.double() > 1 / (1 + _LARGEST)
         s = torch.where(late, t.double(), 1.0)
         return torch.where(late, (-_hermite((1 - s) / s, ratio, depth, slope)).exp(), 0.0).to(t.dtype)
 
     def time(self, error: Tensor) -> Tensor:
         """Process time at which the decoding error is ``error`` in [0, 1]: the inverse of :meth:`error`."""
-        ratio, depth, slope = (a.to(error.device) for a in _table(self.n_tokens))
+        ratio, depth, slope = _table(self.n_tokens, error.device)
         wrong = error.double() > 0
         at = -torch.where(wrong, error.double(), 1.0).log().clamp(max=0.0)
-        m = _hermite(at.clamp(max=float(depth[-1])), depth, ratio, 1 / slope)
+        m = _hermite(torch.minimum(at, depth[-1]), depth, ratio, 1 / slope)
         return torch.where(wrong, 1 / (1 + m), 0.0).to(error.dtype)
 
 
 @functools.lru_cache(maxsize=16)
-def _table(n_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+def _table(n_tokens: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     r"""Knots m, :math:`-\log\varepsilon` there, and its derivative."""
-    m = torch.arange(0, _LARGEST + _KNOT / 2, _KNOT, dtype=torch.float64, device="cpu")
-    y = torch.arange(-14, 44, _NODE, dtype=torch.float64, device="cpu")  # y = z + m
+    m = torch.arange(0, _LARGEST + _KNOT / 2, _KNOT, dtype=torch.float64, device=device)
+    y = torch.arange(-14, 44, _NODE, dtype=torch.float64, device=device)  # y = z + m
     wrong = -torch.expm1((n_tokens - 1) * torch.special.log_ndtr(y)) * n_tokens / (n_tokens - 1)
     z = y - m[:, None]
     weight = torch.exp(-0.5 * z.square()) * (_NODE / math.sqrt(2 * math.pi))

@@ -28,6 +28,15 @@ def _normalise(h: Tensor) -> Tensor:
     return h * (h.square().mean(-1, keepdim=True) + _EPSILON).rsqrt()
 
 
+def _rotate(h: Tensor) -> Tensor:
+    """Rotary positions: entry pairs of position i turn by i times their frequency, so that products see distances."""
+    length, half = h.shape[-2], h.shape[-1] // 2
+    frequency = 100.0 ** (-torch.arange(half, dtype=h.dtype, device=h.device) / half)
+    angle = torch.arange(length, dtype=h.dtype, device=h.device)[:, None] * frequency
+    a, b = h.chunk(2, -1)
+    return torch.cat([a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()], -1)
+
+
 class _TokenBlock(nn.Module):
     """Attention and a perceptron, each normalised, scaled, shifted and gated by the context; gates start at zero."""
 
@@ -50,7 +59,7 @@ class _TokenBlock(nn.Module):
 
     def _attend(self, h: Tensor) -> Tensor:
         q, k, v = (a.unflatten(-1, (self.heads, -1)).transpose(-3, -2) for a in self.qkv(h).chunk(3, -1))
-        weights = (q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1)
+        weights = (_rotate(q) @ _rotate(k).mT / math.sqrt(q.shape[-1])).softmax(-1)
         return (weights @ v).transpose(-3, -2).flatten(-2)
 
 
@@ -67,7 +76,7 @@ class TokenTransformer(nn.Module):
         process: the path of the sequences: vocabulary, length and clock.
         width: features per position.
         depth: number of blocks.
-        heads: attention heads; must divide ``width``.
+        heads: attention heads; each has an even number of the features.
         time_dim: size of the embedding of a time.
         cond_dim: size of the condition; 0 for an unconditional network.
         seed: of the initial weights; nothing touches the global generator.
@@ -102,9 +111,9 @@ class TokenTransformer(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if width < 1 or depth < 1 or heads < 1 or width % heads or cond_dim < 0:
+        if width < 1 or depth < 1 or heads < 1 or width % (2 * heads) or cond_dim < 0:
             raise ConfigError(
-                "TokenTransformer needs width, depth, heads >= 1, width a multiple of heads, and cond_dim >= 0; got "
+                "TokenTransformer needs width, depth, heads >= 1, width a multiple of 2 heads, and cond_dim >= 0; got "
                 f"width={width}, depth={depth}, heads={heads}, cond_dim={cond_dim}."
             )
         object.__setattr__(self, "process", process)  # for the configuration; not a submodule: its state is the model's

@@ -12,7 +12,7 @@ from manifold_diffusion.processes import DecodingClock
 SIZES = [2, 3, 28, 1000, 50_000]
 
 
-@pytest.mark.parametrize("k", [2, 28, 50_000])
+@pytest.mark.parametrize("k", [28, 50_000])
 def test_error_is_that_of_adaptive_quadrature(k):
     times = [0.05, 0.2, 0.5]
     errors = DecodingClock(k).error(torch.tensor(times, dtype=torch.float64))

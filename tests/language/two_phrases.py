@@ -31,7 +31,7 @@ def denoiser(t: Tensor, to: Tensor, x: Tensor) -> Tensor:
     return p * PHRASES[0] + (1 - p) * PHRASES[1]
 
 
-def flow(t: Tensor, to: Tensor, x: Tensor, steps: int = 100) -> Tensor:
+def flow(t: Tensor, to: Tensor, x: Tensor, steps: int = 60) -> Tensor:
     """Exact flow from t to ``to > 0``: RK4 in log t, where dx/dlog t = x - D is smooth."""
 
     def rhs(level: Tensor, y: Tensor) -> Tensor:

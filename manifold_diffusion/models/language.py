@@ -78,7 +78,8 @@ class FlowMapLanguageModel(nn.Module):
     def __init__(self, n_tokens: int, length: int, network: nn.Module | None = None, rule: Rule = "semigroup") -> None:
         super().__init__()
         self.process = TokenPath(n_tokens, length)
-        self.n_tokens, self.length, self.rule = n_tokens, length, rule
+        self.n_tokens, self.length = n_tokens, length
+        self.rule: Rule = rule
         self.network = network if network is not None else TokenTransformer(self.process)
         TokenFlowMap(self.process, rule)  # refuses an unknown rule now, not after the first phase
         other = getattr(getattr(self.network, "process", None), "manifold", self.manifold)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,7 @@ def lagrangian_target(
     Returns:
         ``(*batch, L, K)``; sums to 1 at each position, but may leave the simplex where ``delta`` is not a solution.
     """
-    here, rate = torch.func.jvp(lambda s: delta(t, s, x), (to,), (torch.ones_like(to),))
+    here, rate = torch.func.jvp(lambda s: delta(t, s, x), (to,), (torch.ones_like(to),))[:2]
     there = denoiser(to, to, process.move(x, t, to, here))
     return there + process.manifold.per_point(to * (1 - to / t)) * rate
 
@@ -95,7 +95,7 @@ def eulerian_target(
     """
     clean = denoiser(t, t, x)
     velocity = (x - clean) / process.manifold.per_point(t)
-    here, rate = torch.func.jvp(lambda a, b: delta(a, to, b), (t, x), (torch.ones_like(t), velocity))
+    here, rate = torch.func.jvp(lambda a, b: delta(a, to, b), (t, x), (torch.ones_like(t), velocity))[:2]
     c = process.manifold.per_point(to / t)
     return c * clean + (1 - c) * (here - process.manifold.per_point(t) * rate)
 
@@ -116,8 +116,8 @@ class TokenFlowMap(Objective, nn.Module):
     Args:
         process: the path of the sequences.
         rule: ``"semigroup"``, ``"lagrangian"`` or ``"eulerian"``.
-        teacher: a trained denoiser; None for self-distillation. It is a part of this module, to follow the network to
-            its device; freeze its weights (``requires_grad_(False)``), which would be trained otherwise.
+        teacher: a trained denoiser; None for self-distillation. It gets no gradient. A module is a part of this one, to
+            follow the network to its device.
         diagonal: weight of the second term.
 
     Raises:
@@ -194,5 +194,5 @@ class TokenFlowMap(Objective, nn.Module):
 
 def _divergence(target: Tensor, logits: Tensor) -> Tensor:
     """KL(target || softmax(logits)), a mean over positions; of a one-hot target it is the cross entropy."""
-    entropy: Any = torch.special.xlogy(target, target).sum(-1)
+    entropy = torch.special.xlogy(target, target).sum(-1)
     return (entropy - (target * logits.log_softmax(-1)).sum(-1)).mean()

@@ -23,19 +23,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="a few windows and steps, to see that everything runs")
     parser.add_argument("--steps", type=int, default=2000, help="optimiser steps of the denoiser")
-    parser.add_argument("--map-steps", type=int, default=1000, help="optimiser steps of the flow map")
+    parser.add_argument("--map-steps", type=int, default=400, help="optimiser steps of the flow map")
     parser.add_argument("--rule", default="semigroup", choices=["semigroup", "lagrangian", "eulerian"])
     parser.add_argument("--seed", type=int, default=0, help="of the weights, the training and the samples")
     parser.add_argument("--out", type=Path, default=Path("runs/language"), help="folder for the model")
     args = parser.parse_args()
     start, generator = time.perf_counter(), torch.Generator().manual_seed(args.seed)
-    steps, map_steps, n = (4, 4, 50) if args.smoke else (args.steps, args.map_steps, 2000)
+    steps, map_steps, n = (4, 4, 50) if args.smoke else (args.steps, args.map_steps, 256)
 
     # The last tenth of the text is held out; training windows overlap, held-out ones don't.
     codec, text = CharacterCodec(), load_python_manual()
     cut = len(text) * 9 // 10
     train, test = codec.windows(text[:cut], LENGTH, stride=5), codec.windows(text[cut:], LENGTH)
-    val, real = test[1::2][:n], test[0::2][:n]
+    val, real = test[1::2][: 2 * n], test[0::2][:n]
     judge = metrics.NGramModel(codec.n_tokens, order=5).fit(codec.encode(text[:cut])[None])
 
     path = TokenPath(codec.n_tokens, LENGTH)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import Tensor
 
@@ -41,10 +43,7 @@ class CharacterCodec:
     def encode(self, text: str) -> Tensor:
         """Integers ``(n,)`` of the lower-cased text."""
         known = "".join(c if c in self.alphabet else " " for c in text.lower())
-        index = {c: i for i, c in enumerate(self.alphabet)}
-        words = " ".join(word for word in known.split(" ") if word)
-        ends = known[:1] == " ", known[-1:] == " " and bool(words)
-        return torch.tensor([index[c] for c in " " * ends[0] + words + " " * ends[1]], dtype=torch.int64)
+        return torch.tensor([self.alphabet.index(c) for c in re.sub(" +", " ", known)], dtype=torch.int64)
 
     def decode(self, tokens: Tensor) -> str:
         """Text of integers ``(n,)``."""

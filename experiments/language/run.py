@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="a few windows and steps, to see that everything runs")
     parser.add_argument("--steps", type=int, default=2000, help="optimiser steps of the denoiser")
-    parser.add_argument("--map-steps", type=int, default=400, help="optimiser steps of the flow map")
+    parser.add_argument("--map-steps", type=int, default=1000, help="optimiser steps of the flow map")
     parser.add_argument("--rule", default="semigroup", choices=["semigroup", "lagrangian", "eulerian"])
     parser.add_argument("--seed", type=int, default=0, help="of the weights, the training and the samples")
     parser.add_argument("--out", type=Path, default=Path("runs/language"), help="folder for the model")

@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 
-from manifold_diffusion._errors import ConfigError
+from manifold_diffusion._errors import CapabilityError, ConfigError
 from manifold_diffusion._typing import Batch
 from manifold_diffusion.networks import TokenTransformer
 from manifold_diffusion.objectives import (
+    DenoisingScoreMatching,
+    ImplicitScoreMatching,
     TokenFlow,
     TokenFlowMap,
     eulerian_target,
@@ -153,3 +155,6 @@ def test_refusals():
         TokenFlowMap(PATH, "mean")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigError, match="diagonal"):
         TokenFlowMap(PATH, diagonal=-1.0)
+    for objective in (ImplicitScoreMatching, DenoisingScoreMatching):
+        with pytest.raises(CapabilityError, match="TokenPath"):
+            objective(PATH)

@@ -56,11 +56,11 @@ def main() -> None:
     rows.append(("denoiser at t = 1, tokens alone", marginals.multinomial(1, generator=generator).reshape(real.shape)))
 
     print(f"\n{len(train)} training windows of {LENGTH} characters, {len(real)} samples, seed {args.seed}")
-    print(f"{'':32s}{'perplexity':>16s}{'entropy':>16s}{'distinct 4-grams':>18s}  example")
+    print(f"{'':32s}{'perplexity':>18s}{'entropy, nats':>16s}{'distinct 4-grams':>18s}  the first one")
     for name, tokens in rows:
         perplexity, entropy = judge.perplexity(tokens), metrics.unigram_entropy(tokens, codec.n_tokens)
-        words = codec.decode(tokens[0])
-        print(f"{name:32s}{perplexity:>.2f}   {entropy:.3f}   {metrics.distinct(tokens, 4):10.3f}  |{words}|")
+        numbers = f"{f'{perplexity:.2f}':>18s}{f'{entropy:.3f}':>16s}{metrics.distinct(tokens, 4):>18.3f}"
+        print(f"{name:32s}{numbers}  |{codec.decode(tokens[0])}|")
     model.save_pretrained(args.out / "model", {"alphabet": codec.alphabet, "seed": args.seed})
     seconds = (
         f"training {trained:.0f} s, all {time.perf_counter() - start:.0f} s ({time.process_time():.0f} s of processor)"

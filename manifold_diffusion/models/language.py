@@ -217,7 +217,7 @@ class FlowMapLanguageModel(nn.Module):
             raise ConfigError(f"method must be 'map' or 'ode'; got {method!r}.")
         like = next(self.network.parameters(), self.process.unit)
         grid = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-        times = self.process.clock.time(grid).to(like)
+        times = self.process.decoding_clock.time(grid).to(like)
         chunks = []
         for start in range(0, max(n, 1), batch_size):
             size = min(batch_size, n - start)

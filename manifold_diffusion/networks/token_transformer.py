@@ -144,10 +144,10 @@ class TokenTransformer(nn.Module):
                 f"The network was built with cond_dim={self.cond_dim}; got "
                 f"{'no cond' if cond is None else f'cond of shape {tuple(cond.shape)}'}."
             )
-        here = self.time(self.process.clock.error(t))
+        here = self.time(self.process.decoding_clock.error(t))
         context = self.context(here if cond is None else torch.cat([here, cond], -1))
         if to is not None:
-            context = context + self.interval(self.time(self.process.clock.error(to)) - here)
+            context = context + self.interval(self.time(self.process.decoding_clock.error(to)) - here)
         context = nn.functional.silu(context)
         evidence = ((1 - t) / (t.square() + _SHARPEST))[..., None, None] * x
         h = self.lift(torch.cat([x, evidence.softmax(-1)], -1)) + self.position

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .._errors import CapabilityError, ConfigError
+from .._errors import ConfigError
 from .._typing import Batch, Network
 from ..manifolds import divergence, hutchinson_divergence
 from ..processes import Process
@@ -32,9 +32,6 @@ class ImplicitScoreMatching(Objective):
         process: any process.
         divergence: ``"exact"`` or ``"hutchinson"``.
         n_probes: probes of the estimate.
-
-    Raises:
-        CapabilityError: if the process's network predicts something else than a score.
     """
 
     def __init__(
@@ -43,11 +40,6 @@ class ImplicitScoreMatching(Objective):
         if divergence not in ("exact", "hutchinson") or n_probes < 1:
             raise ConfigError(
                 f"divergence must be 'exact' or 'hutchinson', n_probes >= 1; got {divergence!r}, {n_probes}."
-            )
-        if process.prediction == "denoiser":
-            raise CapabilityError(
-                f"ImplicitScoreMatching trains scores; the network of {type(process).__name__} gives logits of tokens. "
-                "Use TokenFlow."
             )
         self.process, self.divergence, self.n_probes = process, divergence, n_probes
 

@@ -43,6 +43,6 @@ class TokenFlow(Objective):
     def loss(self, network: Network, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
         x0 = self.process.points(batch.x)
         # In (0, 1] instead of [0, 1): at t = 0 the flow is singular.
-        t = self.process.clock.time(1 - stratified_times(x0, len(x0), generator))
+        t = self.process.decoding_clock.time(1 - stratified_times(x0, len(x0), generator))
         x = self.process.sample(x0, t, generator).x_t
         return -(x0 * network(t, x, batch.cond).log_softmax(-1)).sum(-1).mean()

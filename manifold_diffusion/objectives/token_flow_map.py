@@ -161,7 +161,7 @@ class TokenFlowMap(Objective, nn.Module):
         pair = torch.stack([1 - stratified_times(x0, n, generator), self._uniform(x0, n, generator)])
         late, early = pair.amax(0), pair.amin(0)
         errors = torch.stack([late, early.lerp(late, self._uniform(x0, n, generator)), early])
-        t, via, to = process.clock.time(errors).unbind()
+        t, via, to = process.decoding_clock.time(errors).unbind()
         x = process.sample(x0, t, generator).x_t
 
         def delta(a: Tensor, b: Tensor, y: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ class TokenFlowMap(Objective, nn.Module):
         loss = _divergence(target, network(t, x, cond, to=to))
         if self.diagonal == 0:
             return loss
-        t = process.clock.time(1 - stratified_times(x0, n, generator))
+        t = process.decoding_clock.time(1 - stratified_times(x0, n, generator))
         x = process.sample(x0, t, generator).x_t
         with torch.no_grad():
             clean = x0 if self.teacher is None else denoiser(t, t, x)

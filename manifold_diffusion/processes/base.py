@@ -83,7 +83,7 @@ class Process(nn.Module, ABC):
         prior: law at t = 1.
     """
 
-    prediction: ClassVar[Literal["score", "velocity", "denoiser"]] = "score"
+    prediction: ClassVar[Literal["score", "velocity"]] = "score"
     manifold: Manifold
     has_target: bool
     prior: Prior

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from .._errors import ConfigError, DataError
+from .._typing import Network
 from ..manifolds import Euclidean, Power
-from .base import PathSample, Process
+from .base import Mismatch, PathSample, Process
 from .decoding_clock import DecodingClock
 from .priors import WrappedNormal
+from .terms import ODETerm, SDETerm, Terms
 
 __all__ = ["TokenPath"]
 
@@ -34,7 +36,7 @@ class TokenPath(Process):
         length: tokens L of a sequence.
 
     Attributes:
-        clock: decoding error against t; times of training and sampling are uniform in it.
+        decoding_clock: decoding error against t; times of training and sampling are uniform in it.
 
     Raises:
         ConfigError: if an argument is out of range.
@@ -52,7 +54,7 @@ class TokenPath(Process):
         One-step Language Modeling via Continuous Denoising, 2026, arXiv:2602.16813 (its time is 1 - t).
     """
 
-    prediction = "denoiser"
+    prediction = "denoiser"  # pyright: ignore[reportAssignmentType]
     has_target = False
     unit: Tensor
 
@@ -64,7 +66,7 @@ class TokenPath(Process):
             )
         self.n_tokens, self.length = n_tokens, length
         self.manifold = Power(Euclidean(n_tokens), length)
-        self.clock = DecodingClock(n_tokens)
+        self.decoding_clock = DecodingClock(n_tokens)
         self.prior = WrappedNormal(self.manifold)
         self.register_buffer("unit", torch.ones(()))  # its dtype is that of one-hot points
 
@@ -135,6 +137,23 @@ class TokenPath(Process):
         """Those of the linear SDE with the same marginals, which forgets its start only at t = 1: infinite there."""
         s = self.manifold.per_point(t)
         return -x / (1 - s), 2 * s / (1 - s)
+
+    def terms(self, network: Network, cond: Tensor | None = None) -> Terms:
+        def velocity(t: Tensor, x: Tensor) -> Tensor:
+            return self.velocity(network(t, x, cond), x, t)
+
+        def reverse_drift(t: Tensor, x: Tensor) -> Tensor:
+            drift, rate = self.drift_and_rate(x, t)
+            return drift - rate * self.score(network(t, x, cond), x, t)
+
+        def diffusion(t: Tensor, x: Tensor) -> Tensor:
+            return self.drift_and_rate(x, t)[1].sqrt()
+
+        return Terms(ODETerm(velocity), SDETerm(reverse_drift, diffusion))
+
+    def prior_mismatch(self, x0: Tensor, generator: torch.Generator | None = None, max_points: int = 1000) -> Mismatch:
+        """None: at t = 1 the path is the prior, whatever the data."""
+        return Mismatch(0.0, 0.0)
 
     def log_transition(self, x: Tensor, x0: Tensor, t: Tensor) -> Tensor:
         s = self.manifold.per_point(t)

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .models import RiemannianDiffusion
+    from .models import FlowMap, RiemannianDiffusion, RiemannianFlow
 
-__all__ = ["RiemannianDiffusion", "__version__"]
+__all__ = ["FlowMap", "RiemannianDiffusion", "RiemannianFlow", "__version__"]
+
+_MODELS = ("FlowMap", "RiemannianDiffusion", "RiemannianFlow")
 
 _SUBPACKAGES = (
     "data",
@@ -32,8 +34,8 @@ _SUBPACKAGES = (
 
 
 def __getattr__(name: str) -> Any:
-    if name == "RiemannianDiffusion":
-        return importlib.import_module(".models", __name__).RiemannianDiffusion
+    if name in _MODELS:
+        return getattr(importlib.import_module(".models", __name__), name)
     if name in _SUBPACKAGES:
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

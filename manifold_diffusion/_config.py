@@ -20,7 +20,7 @@ _PLAIN = (str, int, float, bool, type(None))
 
 _OWN = tuple(
     f"{__package__}.{name}"
-    for name in ("manifolds", "heat_kernels", "processes", "networks", "objectives", "solvers", "models")
+    for name in ("manifolds", "heat_kernels", "data", "processes", "networks", "objectives", "solvers", "models")
 )
 """Where this library's parts live; a configuration can't name other classes of it, some of which write files."""
 

@@ -18,7 +18,7 @@ from manifold_diffusion.manifolds import Sphere
 from manifold_diffusion.metrics import nll
 from manifold_diffusion.networks import TangentMLP
 from manifold_diffusion.objectives import DenoisingScoreMatching, ImplicitScoreMatching, Objective
-from manifold_diffusion.processes import BrownianMotion, Process, default_schedule
+from manifold_diffusion.processes import BrownianMotion, NoiseProcess, default_schedule
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     args = parser.parse_args()
     steps, seeds, n_val = (4, 1, 20) if args.smoke else (args.steps, args.seeds, 1000)
     sphere, data = Sphere(2), split(load_airports().points, seed=0)
-    rows: list[tuple[str, float, Callable[[Process], Objective], int]] = [
+    rows: list[tuple[str, float, Callable[[NoiseProcess], Objective], int]] = [
         ("likelihood, pairs", 1e-5, lambda p: DenoisingScoreMatching(p), 256),
         ("likelihood, single draws", 1e-5, lambda p: DenoisingScoreMatching(p, antithetic=False), 512),
         ("balanced, pairs", 1e-5, lambda p: DenoisingScoreMatching(p, "balanced"), 256),

@@ -10,9 +10,9 @@ import torch
 from .._config import from_config, to_config
 from .._errors import ConfigError
 from ..manifolds import Manifold
-from ..models import RiemannianDiffusion
+from ..models import GenerativeModel, RiemannianDiffusion, RiemannianFlow
 from ..networks import TangentMLP
-from ..processes import default_process
+from ..processes import PathProcess, default_process
 from .arguments import merge
 from .names import manifold_name, normalise
 
@@ -21,7 +21,7 @@ __all__ = ["build_model", "model_section"]
 _PRODUCT = "manifold_diffusion.processes.ProductProcess"
 
 
-def build_model(section: Mapping[str, Any], seed: int, trusted: Sequence[str] = ()) -> RiemannianDiffusion:
+def build_model(section: Mapping[str, Any], seed: int, trusted: Sequence[str] = ()) -> GenerativeModel:
     """Model of a section; missing parts get their defaults, and all get the manifold and the process.
 
     The initial weights follow from ``seed``; torch's global generator is left as it was.
@@ -54,10 +54,13 @@ def build_model(section: Mapping[str, Any], seed: int, trusted: Sequence[str] = 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         network = part("network", f"manifold_diffusion.networks.{TangentMLP.__name__}")
-        return RiemannianDiffusion(manifold, process, network, part("objective", None))
+        objective = part("objective", None)
+        if isinstance(process, PathProcess):
+            return RiemannianFlow(manifold, process, network, objective)
+        return RiemannianDiffusion(manifold, process, network, objective)
 
 
-def model_section(model: RiemannianDiffusion) -> dict[str, Any]:
+def model_section(model: GenerativeModel) -> dict[str, Any]:
     """The complete section of a model, without what its parts share."""
     manifold, process = to_config(model.manifold), to_config(model.process)
     shared = {"manifold": manifold, "process": process}
@@ -104,6 +107,8 @@ def _with_factors(process: Mapping[str, Any], manifold: Mapping[str, Any]) -> di
 
 
 def _class_of_default_objective(process: Any) -> str:
+    if isinstance(process, PathProcess):
+        return "manifold_diffusion.objectives.FlowMatching"
     return "manifold_diffusion.objectives." + (
         "DenoisingScoreMatching" if process.has_target else "ImplicitScoreMatching"
     )

@@ -19,7 +19,7 @@ from .files import Data, add_data_options, check_target, load_data, open_model, 
 from .info import table
 
 if TYPE_CHECKING:
-    from ..models import RiemannianDiffusion
+    from ..models import GenerativeModel
 
 __all__ = ["data_options", "run"]
 
@@ -81,7 +81,7 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def data_options(given: Mapping[str, Any], model: RiemannianDiffusion) -> dict[str, Any]:
+def data_options(given: Mapping[str, Any], model: GenerativeModel) -> dict[str, Any]:
     """Options of the data: those given and, unless they name other data, those that the model was trained with."""
     given = {k: v for k, v in given.items() if v is not None}
     saved = model.metadata.get("data options")
@@ -92,7 +92,7 @@ def data_options(given: Mapping[str, Any], model: RiemannianDiffusion) -> dict[s
     return {**saved, **given}
 
 
-def _likelihoods(model: RiemannianDiffusion, data: Data, baselines: bool) -> dict[str, Any]:
+def _likelihoods(model: GenerativeModel, data: Data, baselines: bool) -> dict[str, Any]:
     """Print and return the negative log-likelihood of the test points under the model and under kernel densities."""
     from ..metrics import AdaptiveKernelDensity, Estimate, KernelDensity, KernelMixture, nll
 
@@ -127,7 +127,7 @@ def _likelihoods(model: RiemannianDiffusion, data: Data, baselines: bool) -> dic
     return out
 
 
-def _two_sample_tests(model: RiemannianDiffusion, data: Data, given: Mapping[str, Any]) -> dict[str, Any]:
+def _two_sample_tests(model: GenerativeModel, data: Data, given: Mapping[str, Any]) -> dict[str, Any]:
     """Print and return the tests of samples against test points."""
     from ..metrics import HeatGram, c2st, mmd2_unbiased, mmd_permutation_test, real_vs_real_floor
 

@@ -19,7 +19,7 @@ from ..manifolds import Euclidean, Manifold, Sphere
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-    from ..models import RiemannianDiffusion
+    from ..models import GenerativeModel
 
 __all__ = [
     "DATA_DEFAULTS",
@@ -187,20 +187,20 @@ def _as_columns(columns: Any) -> list[str | int] | None:
     return [int(w) if isinstance(w, str) and w.isdecimal() else w for w in words]
 
 
-def open_model(folder: str, trusted: Sequence[str] = (), device: str = "cpu") -> RiemannianDiffusion:
+def open_model(folder: str, trusted: Sequence[str] = (), device: str = "cpu") -> GenerativeModel:
     """Saved model in ``folder`` or ``folder/model``, or ``hf://owner/name`` of the Hugging Face Hub.
 
     Raises:
         CheckpointError: there is none, or it is truncated or altered.
     """
-    from ..models import RiemannianDiffusion
+    from ..models import GenerativeModel
 
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {device} can't be used: {str(error).splitlines()[0]}") from error
     if folder.startswith("hf://"):
-        return RiemannianDiffusion.from_pretrained(folder.removeprefix("hf://"), trusted=trusted, device=device)
+        return GenerativeModel.from_pretrained(folder.removeprefix("hf://"), trusted=trusted, device=device)
     path = Path(folder)
     if not path.is_dir():
         raise CheckpointError(
@@ -214,10 +214,10 @@ def open_model(folder: str, trusted: Sequence[str] = (), device: str = "cpu") ->
                 f"The run in {folder} is not finished: continue it with `manifold-diffusion fit --out_dir {folder} "
                 "--resume`."
             )
-    return RiemannianDiffusion.from_pretrained(path, trusted=trusted, device=device)
+    return GenerativeModel.from_pretrained(path, trusted=trusted, device=device)
 
 
-def parse_condition(text: str | None, model: RiemannianDiffusion) -> Tensor | None:
+def parse_condition(text: str | None, model: GenerativeModel) -> Tensor | None:
     """Condition ``(cond_dim,)`` from a text such as ``0.5,1``."""
     cond_dim = getattr(model.network, "cond_dim", 0)
     if text is None:

@@ -13,7 +13,7 @@ import torch
 
 from .._config import nearest
 from .._errors import CheckpointError, ConfigError, ManifoldDiffusionError
-from ..models import RiemannianDiffusion
+from ..models import GenerativeModel
 from ._yaml import read_yaml, to_yaml
 from .arguments import HelpShown, new_parser, parse
 from .build import build_model, model_section
@@ -93,7 +93,7 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _resolved(given: dict[str, Any], model: RiemannianDiffusion) -> dict[str, Any]:
+def _resolved(given: dict[str, Any], model: GenerativeModel) -> dict[str, Any]:
     """The complete configuration, without what says how to run it this time."""
     once = ("config", "print_config", "resume", "overwrite", "model")
     return {"model": model_section(model), **{k: v for k, v in given.items() if k not in once}}
@@ -108,7 +108,7 @@ def _check_trainer_options(options: Mapping[str, Any] | None) -> None:
             raise ConfigError(f"Unknown key 'trainer.trainer_options.{name}'{nearest(name, known)}")
 
 
-def _check_network(model: RiemannianDiffusion, data: Data) -> None:
+def _check_network(model: GenerativeModel, data: Data) -> None:
     """Call the network once, so that one of the wrong kind fails here and not in the first step."""
     x = data.train.x[:2]
     cond = None if data.train.cond is None else data.train.cond[:2]
@@ -138,7 +138,7 @@ def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
 
 
 def _train(
-    model: RiemannianDiffusion, data: Data, config: dict[str, Any], folder: Path, resume: bool, overwrite: bool
+    model: GenerativeModel, data: Data, config: dict[str, Any], folder: Path, resume: bool, overwrite: bool
 ) -> FitResult:
     from pytorch_lightning import Callback, LightningModule, Trainer
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -167,7 +167,7 @@ def _train(
 
 
 def _finish(
-    model: RiemannianDiffusion, data: Data, config: dict[str, Any], folder: Path, result: FitResult, command: str
+    model: GenerativeModel, data: Data, config: dict[str, Any], folder: Path, result: FitResult, command: str
 ) -> None:
     """Measure the validation likelihood, save the model with its card, print a summary."""
     from ..metrics import nll
@@ -197,7 +197,7 @@ def _finish(
     print(f"model saved to {folder / 'model'}")
 
 
-def _drawing(model: RiemannianDiffusion, data: Data, seed: int) -> Any:
+def _drawing(model: GenerativeModel, data: Data, seed: int) -> Any:
     """What :class:`SampleFigure` calls: data beside as many samples."""
     from ..plotting import compare
 

@@ -1,7 +1,9 @@
 """Layer 3: data sets of points on manifolds: loaders that check every row, de-duplication, deterministic splits."""
 
 from .arrays import load_npz, point_set
+from .conditions import mark_condition
 from .convert import Coordinates
+from .couplings import Coupling, ExactCoupling, IndependentCoupling, SinkhornCoupling, transport_plan
 from .earth import latlon_to_points, load_airports, points_to_latlon
 from .points import PointSet, Split, deduplicate, split
 from .table import load_csv
@@ -10,7 +12,11 @@ from .text import CharacterCodec, load_python_manual
 __all__ = [
     "CharacterCodec",
     "Coordinates",
+    "Coupling",
+    "ExactCoupling",
+    "IndependentCoupling",
     "PointSet",
+    "SinkhornCoupling",
     "Split",
     "deduplicate",
     "latlon_to_points",
@@ -18,7 +24,9 @@ __all__ = [
     "load_csv",
     "load_npz",
     "load_python_manual",
+    "mark_condition",
     "point_set",
     "points_to_latlon",
     "split",
+    "transport_plan",
 ]

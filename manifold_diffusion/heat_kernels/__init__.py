@@ -6,6 +6,7 @@ from .constant_curvature import ConstantCurvatureKernel
 from .euclidean import EuclideanKernel
 from .hyperboloid import HyperboloidKernel
 from .mixture import HeatKernelMixture
+from .pinned import draw_bridge, sample_pinned
 from .poincare import PoincareBallKernel
 from .power import PowerKernel
 from .product import ProductKernel
@@ -47,6 +48,8 @@ __all__ = [
     "SphereKernel",
     "TorusKernel",
     "brownian_time",
+    "draw_bridge",
     "geodesic_random_walk",
     "heat_kernel",
+    "sample_pinned",
 ]

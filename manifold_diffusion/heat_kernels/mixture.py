@@ -10,6 +10,7 @@ from torch import Tensor
 from .._errors import CapabilityError, ConfigError
 from ..manifolds import Compact, Manifold
 from .base import brownian_time, heat_kernel
+from .pinned import sample_pinned
 
 __all__ = ["HeatKernelMixture"]
 
@@ -111,6 +112,56 @@ class HeatKernelMixture:
             pick = torch.rand(n, generator=generator, dtype=torch.float64, device=device) < self.uniform_weight
             x = torch.where(pick.reshape(n, *(1,) * len(self.manifold.point_shape)), uniform, x)
         return x
+
+    def sample_reverse(
+        self, x: Tensor, tau: Tensor | float, tau0: Tensor | float, generator: torch.Generator | None = None
+    ) -> Tensor:
+        r"""Points at extra Brownian time ``tau0`` of the motions that are at ``x`` at ``tau >= tau0``: exact.
+
+        The centre k is drawn with probability proportional to :math:`w_k\,p_{\tau_k + \tau}(x \mid c_k)`; between the
+        centre and x the motion is pinned (:func:`sample_pinned`). Points of the uniform component move on.
+
+        Args:
+            x: points, ``(*batch, *point_shape)``.
+            tau: their extra Brownian time, float or ``(*batch,)``.
+            tau0: the earlier one, likewise.
+            generator: source of randomness.
+
+        Raises:
+            ConfigError: if ``tau0`` is not in [0, tau].
+            CapabilityError: if pinned motion can't be drawn on the manifold.
+        """
+        shape, extra = self.manifold.batch_shape(x), len(self.manifold.point_shape)
+        late, early = (self._extra(a, x).expand(shape).reshape(-1) for a in (tau, tau0))
+        if not bool(((early >= 0) & (early <= late)).all()):
+            raise ConfigError("sample_reverse needs 0 <= tau0 <= tau, at every point.")
+        flat, result = x.reshape(-1, *self.manifold.point_shape), x.reshape(-1, *self.manifold.point_shape).clone()
+        index = self._component(flat, late, generator)
+        moving = early < late
+        free = (index == len(self.centres)) & moving
+        pinned = (index < len(self.centres)) & moving
+        if bool(free.any()):  # stationary, hence the same in both directions of time
+            result[free] = self.kernel.sample(flat[free], (late - early)[free], generator)
+        if bool(pinned.any()):
+            k = index[pinned]
+            own = (self.tau[k] if len(self.tau) > 1 else self.tau).to(x)
+            times = own + early[pinned], (late - early)[pinned]
+            result[pinned] = sample_pinned(self.manifold, self.centres[k].to(x), flat[pinned], *times, generator)
+        return result.reshape(*shape, *x.shape[x.dim() - extra :])
+
+    def _component(self, x: Tensor, tau: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Index of the centre that each point came from; the number of centres for the uniform law."""
+        log_w = (self.weights * (1 - self.uniform_weight)).log().to(x)
+        rows = max(1, _PAIRS // len(self.centres))
+        chosen = [torch.empty(0, dtype=torch.int64, device=x.device)]
+        for start in range(0, len(x), rows):
+            times = self.tau.to(x) + tau[start : start + rows, None]
+            log_p = log_w + self.kernel.log_prob(x[start : start + rows].unsqueeze(1), self.centres.to(x), times)
+            if self.uniform_weight > 0 and isinstance(self.manifold, Compact):
+                level = log_p.new_full((len(log_p), 1), math.log(self.uniform_weight) - self.manifold.log_volume)
+                log_p = torch.cat([log_p, level], 1)
+            chosen.append(torch.multinomial(log_p.softmax(-1), 1, generator=generator).squeeze(-1))
+        return torch.cat(chosen)
 
     def _extra(self, tau: Tensor | float, like: Tensor) -> Tensor:
         if isinstance(tau, Tensor):

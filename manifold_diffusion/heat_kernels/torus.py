@@ -32,11 +32,10 @@ def _images(d: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
 
 def _harmonics(d: Tensor, tau: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Clenshaw sums of ``1 + 2 sum_k q^(k^2) cos(k d)`` and of ``2 sum_k k q^(k^2) sin(k d)``, q = exp(-tau/2)."""
-    t = tau.clamp_min(0.6)  # where the branch is not taken its logarithm must still be finite
-    c, zero = 2 * d.cos(), torch.zeros_like(d * t)
+    c, zero = 2 * d.cos(), torch.zeros_like(d * tau)
     b1, b2, s1, s2 = zero, zero, zero, zero
     for k in range(count, 0, -1):
-        q = 2 * (-k * k / 2 * t).exp()
+        q = 2 * (-k * k / 2 * tau).exp()
         b1, b2 = q + c * b1 - b2, b1
         s1, s2 = k * q + c * s1 - s2, s1
     return 1 + c / 2 * b1 - b2, s1 * d.sin()
@@ -46,8 +45,9 @@ def wrapped_log_prob(d: Tensor, tau: Tensor) -> Tensor:
     """Log density per angle at the wrapped difference ``d``; ``tau`` broadcasts."""
     cross_over, count = _CROSS_OVER.get(d.dtype, _SINGLE)
     e1, e2 = _images(d, tau)
+    # Where the series is not taken its density must still be positive: it divides in the gradient.
     near = -d.square() / (2 * tau) - 0.5 * (_TWO_PI * tau).log() + torch.log1p(e1 + e2)
-    far = _harmonics(d, tau, count)[0].log() - math.log(_TWO_PI)
+    far = _harmonics(d, tau.clamp_min(cross_over), count)[0].log() - math.log(_TWO_PI)
     return torch.where(tau < cross_over, near, far)
 
 
@@ -56,7 +56,7 @@ def wrapped_score(d: Tensor, tau: Tensor) -> Tensor:
     cross_over, count = _CROSS_OVER.get(d.dtype, _SINGLE)
     e1, e2 = _images(d, tau)
     near = -(d + _TWO_PI * (e2 - e1) / (1 + e1 + e2)) / tau
-    density, slope = _harmonics(d, tau, count)
+    density, slope = _harmonics(d, tau.clamp_min(cross_over), count)
     return torch.where(tau < cross_over, near, -slope / density)
 
 

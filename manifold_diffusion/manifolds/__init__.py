@@ -5,7 +5,7 @@ One file a family; a newcomer adds a manifold by writing the five methods of :cl
 
 from .base import Compact, LieGroup, Manifold, NoncompactSymmetric, Spectral, WithBoundary
 from .boundary import Domain, Restricted
-from .calculus import divergence, divergence_along, gradient, hutchinson_divergence
+from .calculus import divergence, divergence_along, gradient, hutchinson_divergence, raise_index
 from .constant_curvature import ConstantCurvature
 from .correlation import Correlation
 from .curved import (
@@ -94,5 +94,6 @@ __all__ = [
     "geodesic_symmetry",
     "gradient",
     "hutchinson_divergence",
+    "raise_index",
     "rotation_group",
 ]

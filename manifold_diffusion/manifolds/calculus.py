@@ -11,7 +11,7 @@ from torch.func import vjp, vmap
 from .._typing import VectorField
 from .base import Manifold
 
-__all__ = ["divergence", "divergence_along", "gradient", "hutchinson_divergence"]
+__all__ = ["divergence", "divergence_along", "gradient", "hutchinson_divergence", "raise_index"]
 
 
 def divergence(manifold: Manifold, field: VectorField, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,9 +111,14 @@ def gradient(manifold: Manifold, function: Callable[[Tensor], Tensor], x: Tensor
     Returns:
         Tangent vectors at ``x``.
     """
-    axis = len(manifold.batch_shape(x))
     value, pull = vjp(function, x)[:2]
     (slopes,) = pull(torch.ones_like(value))
+    return raise_index(manifold, x, slopes)
+
+
+def raise_index(manifold: Manifold, x: Tensor, slopes: Tensor) -> Tensor:
+    """Riemannian gradient of a function with the ambient partial derivatives ``slopes``, tangent at ``x``."""
+    axis = len(manifold.batch_shape(x))
     basis = manifold.tangent_basis(x)
     along = (basis * slopes.unsqueeze(axis)).flatten(axis + 1).sum(-1)
     return (manifold.per_point(along) * basis).sum(axis)

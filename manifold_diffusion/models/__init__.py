@@ -1,6 +1,19 @@
 """Layer 7: process, network, objective and solvers in one object with fit, sample, log_prob and save_pretrained."""
 
+from .base import GenerativeModel
+from .bridge import BridgeFit, SchrodingerBridge
 from .diffusion import RiemannianDiffusion
+from .flow import RiemannianFlow
+from .flow_map import FlowMap
 from .language import FlowMapLanguageModel, LanguageFit
 
-__all__ = ["FlowMapLanguageModel", "LanguageFit", "RiemannianDiffusion"]
+__all__ = [
+    "BridgeFit",
+    "FlowMap",
+    "FlowMapLanguageModel",
+    "GenerativeModel",
+    "LanguageFit",
+    "RiemannianDiffusion",
+    "RiemannianFlow",
+    "SchrodingerBridge",
+]

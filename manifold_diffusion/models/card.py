@@ -13,14 +13,14 @@ __all__ = ["model_card"]
 def model_card(model: Any, metadata: Mapping[str, Any]) -> str:
     """Markdown with what the model is, its data and metrics, and how to sample it."""
     parameters = sum(p.numel() for p in model.network.parameters())
-    schedule = getattr(model.process, "schedule", "one per factor")
+    schedule = getattr(model.process, "schedule", getattr(model.process, "path", "one per factor"))
     lines = [
         "---",
         "library_name: manifold_diffusion",
-        "tags: [riemannian-diffusion, generative-model]",
+        f"tags: [{model.title.lower().replace(' ', '-')}, generative-model]",
         "---",
         "",
-        f"# Riemannian diffusion on {model.manifold}",
+        f"# {model.title} on {model.manifold}",
         "",
         f"- process: `{type(model.process).__name__}`, schedule `{schedule}`",
         f"- network: `{type(model.network).__name__}`, {parameters:,} parameters",
@@ -37,9 +37,9 @@ def model_card(model: Any, metadata: Mapping[str, Any]) -> str:
         "## Use",
         "",
         "```python",
-        "from manifold_diffusion import RiemannianDiffusion",
+        f"from manifold_diffusion.models import {type(model).__name__}",
         "",
-        'model = RiemannianDiffusion.from_pretrained("path/to/this/folder")',
+        f'model = {type(model).__name__}.from_pretrained("path/to/this/folder")',
         "x = model.sample(1000)",
         "log_p = model.log_prob(x)",
         "```",

@@ -1,43 +1,21 @@
-"""A Riemannian diffusion model: process, network, objective and solvers in one object."""
+"""Riemannian diffusion models."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from torch import nn
 
-import torch
-from torch import Tensor, nn
-
-from .._config import to_config
-from .._errors import CheckpointError, ConfigError
+from .._errors import ConfigError
 from ..manifolds import Manifold
 from ..networks import TangentMLP
 from ..objectives import DenoisingScoreMatching, ImplicitScoreMatching, Objective
-from ..processes import Mismatch, Process, default_process
-from ..solvers import (
-    ConstantSteps,
-    DensitySolution,
-    GeodesicEulerMaruyama,
-    GeodesicRK4,
-    LikelihoodResult,
-    Solver,
-    integrate,
-    log_likelihood,
-    sample_with_log_prob,
-)
-from .card import model_card
-from .pretrained import load_model, save_model
-
-if TYPE_CHECKING:
-    from ..training import FitResult
+from ..processes import NoiseProcess, default_process
+from ..solvers import LearnedMultistep
+from .base import GenerativeModel
 
 __all__ = ["RiemannianDiffusion"]
 
-Estimator = Literal["exact", "hutchinson"]
 
-
-class RiemannianDiffusion(nn.Module):
+class RiemannianDiffusion(GenerativeModel):
     r"""A generative model of data on a manifold, with exact likelihood. Every part has a default and can be swapped.
 
     Args:
@@ -46,12 +24,13 @@ class RiemannianDiffusion(nn.Module):
         network: ``(t, x, cond) -> tangent vector``, the score in units of the noise; default
             :class:`~manifold_diffusion.networks.TangentMLP`.
         objective: loss; default denoising score matching, implicit score matching where the process is simulated.
+        sampler: learned multistep scheme; made by :meth:`fit_sampler`.
 
     Attributes:
         metadata: what the model card says of data and metrics; saved with the model.
 
     Raises:
-        ConfigError: if a part belongs to another manifold.
+        ConfigError: if a part belongs to another manifold, or the process is not a noise process.
 
     Example:
         >>> import torch
@@ -64,327 +43,25 @@ class RiemannianDiffusion(nn.Module):
         tensor([-2.5310, -2.5310, -2.5310, -2.5310, -2.5310])
     """
 
+    title = "Riemannian diffusion"
+
     def __init__(
         self,
         manifold: Manifold,
-        process: Process | None = None,
+        process: NoiseProcess | None = None,
         network: nn.Module | None = None,
         objective: Objective | None = None,
+        sampler: LearnedMultistep | None = None,
     ) -> None:
-        super().__init__()
         if not isinstance(manifold, Manifold):
             raise ConfigError(f"manifold must be a Manifold such as Sphere(2); got {manifold!r}.")
-        self.manifold = manifold
-        self.process = process if process is not None else default_process(manifold)
-        self.network = network if network is not None else TangentMLP(self.process)
-        if objective is None:
-            matching = DenoisingScoreMatching if self.process.has_target else ImplicitScoreMatching
-            objective = matching(self.process)
-        self.objective = objective
-        self.metadata: dict[str, Any] = {}
-        for name, part in (("process", self.process), ("network", self.network), ("objective", objective)):
-            other = getattr(getattr(part, "process", part), "manifold", manifold)
-            if other != manifold:
-                raise ConfigError(
-                    f"The {name} belongs to {other}, the model to {manifold}. Build both on one manifold."
-                )
-
-    # ------------------------------------------------------------------ training
-
-    def fit(
-        self,
-        points: Any,
-        val: Any = None,
-        *,
-        max_steps: int | None = None,
-        seed: int = 0,
-        fractions: Sequence[float] | None = None,
-        cond: Tensor | None = None,
-        val_cond: Tensor | None = None,
-        **options: Any,
-    ) -> FitResult:
-        """Train, with a Lightning ``Trainer`` underneath, and leave the averaged weights in the model.
-
-        Before the first step the points are checked, a prior that depends on data is fitted, and the mismatch between
-        the noised data and the prior is measured, with a warning that names the fix when it is large.
-
-        Args:
-            points: training points: a tensor, an array, a ``PointSet`` or ``Split``, the path of a CSV or NPZ file, or
-                a :class:`~manifold_diffusion.training.ManifoldDataModule`.
-            val: held-out points; the weights with the least loss on them are kept.
-            max_steps: optimiser steps; 3000 if neither it nor ``max_time`` (seconds) is given.
-            seed: of the order of the data, the noise and the prior's centres.
-            fractions: of training, validation and test points to split ``points`` into.
-            cond: a condition per point, ``(n, cond_dim)``.
-            val_cond: a condition per held-out point.
-            options: further arguments of :func:`manifold_diffusion.training.fit`, such as ``max_time``, ``out_dir``,
-                ``batch_size``, ``lr``.
-
-        Returns:
-            A record of the run.
-
-        Raises:
-            ManifoldError: if a point is not on the manifold, before any training.
-        """
-        from ..training import as_data_module, fit
-
-        own = {"val": val, "cond": cond, "val_cond": val_cond, "fractions": fractions}
-        batch_size = options.pop("batch_size", None)
-        data = as_data_module(points, self.manifold, seed=seed, batch_size=batch_size, **own)
-        train = data.points("train").to(self._like())
-        generator = torch.Generator(device=train.device).manual_seed(seed)
-        self.process.fit_prior(train, generator)
-        self.metadata["prior mismatch"] = str(self.process.report_mismatch(train, generator))
-        options.setdefault("fingerprint", {"model": self._description()})
-        return fit(self.network, self.objective, data, max_steps=max_steps, seed=seed, **options)
-
-    def mismatch(self, x0: Tensor, generator: torch.Generator | None = None) -> Mismatch:
-        """Divergence from the terminal marginal of the data to the prior; warns when it is large."""
-        return self.process.report_mismatch(x0, generator)
-
-    # ------------------------------------------------------------------ the model
-
-    def score(self, x: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Tensor:
-        r"""Learned score, the Riemannian gradient of :math:`\log p_t`, at ``x`` and ``t`` (scalar or ``(*batch,)``)."""
-        times = self._times(x, t)
-        return self.process.score(self.network(times, x, cond), x, times)
-
-    def velocity(self, x: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Tensor:
-        """dx/dt of the probability flow, along increasing t: from data to noise."""
-        times = self._times(x, t)
-        return self.process.velocity(self.network(times, x, cond), x, times)
-
-    @torch.no_grad()
-    def sample(
-        self,
-        n: int,
-        *,
-        steps: int | None = None,
-        method: Literal["ode", "sde"] = "ode",
-        solver: Solver | None = None,
-        cond: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        batch_size: int = 16384,
-        return_trajectory: bool = False,
-        progress: bool = False,
-    ) -> Tensor:
-        """Draw points from the model.
-
-        Args:
-            n: number of points; 0 gives an empty tensor.
-            steps: steps of the solver, equal in t; default 25 for the ODE, 250 for the SDE.
-            method: ``"ode"`` runs the probability flow (default solver
-                :class:`~manifold_diffusion.solvers.GeodesicRK4`, 4 evaluations a step), ``"sde"`` the reverse-time
-                diffusion (:class:`~manifold_diffusion.solvers.GeodesicEulerMaruyama`).
-            solver: another scheme.
-            cond: condition, ``(cond_dim,)`` for all points or ``(n, cond_dim)``.
-            generator: source of all randomness: same seed, same result.
-            batch_size: points that are integrated together; bounds the memory.
-            return_trajectory: return all states, from noise to data, ``(steps + 1, n, *point_shape)``.
-            progress: show a progress bar.
-
-        Returns:
-            Points ``(n, *point_shape)``, in the dtype and on the device of the network.
-        """
-        if method not in ("ode", "sde"):
-            raise ConfigError(f"method must be 'ode' or 'sde'; got {method!r}.")
-        if solver is None:
-            solver = GeodesicRK4() if method == "ode" else GeodesicEulerMaruyama()
-        controller = ConstantSteps(steps if steps is not None else (25 if method == "ode" else 250))
-        chunks = []
-        for size, part in self._chunks(n, cond, batch_size):
-            terms = self.process.terms(self.network, part)
-            solution = integrate(
-                terms.flow if method == "ode" else terms.reverse,
-                self.manifold,
-                self._prior_sample(size, generator),
-                1.0,
-                0.0,
-                solver=solver,
-                controller=controller,
-                generator=generator,
-                return_trajectory=return_trajectory,
-                progress=progress,
-            )
-            chunks.append(solution.trajectory if return_trajectory else solution.x)
-        return torch.cat(chunks, 1 if return_trajectory else 0)
-
-    def log_prob(self, x: Tensor, cond: Tensor | None = None, **options: Any) -> Tensor:
-        """Log density in nats with respect to the Riemannian volume, ``(n,)``; options as in :meth:`likelihood`."""
-        return self.likelihood(x, cond, **options).log_prob
-
-    def likelihood(
-        self,
-        x: Tensor,
-        cond: Tensor | None = None,
-        *,
-        estimator: Estimator = "exact",
-        n_probes: int = 1,
-        tolerance: float = 1e-3,
-        generator: torch.Generator | None = None,
-        batch_size: int = 4096,
-        **options: Any,
-    ) -> LikelihoodResult:
-        r"""Log density by the change of variables along the probability flow.
-
-        It is the density of the data noised to t = 0, that is by Brownian time ``tau_min`` of the schedule. The
-        divergence is exact by default (``dim`` derivative products per evaluation).
-
-        Args:
-            x: points ``(n, *point_shape)``.
-            cond: condition, ``(cond_dim,)`` or ``(n, cond_dim)``.
-            estimator: ``"exact"`` or ``"hutchinson"``.
-            n_probes: probes per point of Hutchinson's estimator; 2 or more give a standard error.
-            tolerance: about the error of a typical log density, in nats.
-            generator: source of the probes.
-            batch_size: points that are integrated together.
-            options: ``solver``, ``controller``, ``progress`` of :func:`~manifold_diffusion.solvers.log_likelihood`.
-
-        Returns:
-            Log density, its standard error, the points carried to t = 1, the number of evaluations.
-
-        Raises:
-            ManifoldError: if a point is not on the manifold.
-        """
-        self.manifold.check_point(x, "x")
-        like = self._like()
-        if x.dtype != like.dtype:
+        process = process if process is not None else default_process(manifold)
+        if not isinstance(process, NoiseProcess):
             raise ConfigError(
-                f"x is {x.dtype}, the network {like.dtype}. Convert one: x.to({like.dtype}), or model.to({x.dtype})."
+                f"RiemannianDiffusion needs a noise process such as BrownianMotion; got {type(process).__name__}. "
+                "Use RiemannianFlow for paths of flow matching."
             )
-        results, start = [], 0
-        for size, part in self._chunks(len(x), cond, batch_size):
-            terms = self.process.terms(self.network, part)
-            results.append(
-                log_likelihood(
-                    terms.flow,
-                    self.manifold,
-                    x[start : start + size],
-                    self.process.prior.log_prob,
-                    divergence=estimator,
-                    n_probes=n_probes,
-                    tolerance=tolerance,
-                    generator=generator,
-                    **options,
-                )
-            )
-            start += size
-        errors = [r.standard_error for r in results if r.standard_error is not None]
-        return LikelihoodResult(
-            torch.cat([r.log_prob for r in results]),
-            torch.cat(errors) if errors else None,
-            torch.cat([r.x_1 for r in results]),
-            max(r.n_evaluations for r in results),
-        )
-
-    def sample_with_log_prob(
-        self,
-        n: int,
-        *,
-        cond: Tensor | None = None,
-        estimator: Estimator = "exact",
-        n_probes: int = 1,
-        tolerance: float = 1e-3,
-        generator: torch.Generator | None = None,
-        batch_size: int = 4096,
-        **options: Any,
-    ) -> DensitySolution:
-        """Draw points along the probability flow with their log density, in one pass; see :meth:`likelihood`."""
-        results = []
-        for size, part in self._chunks(n, cond, batch_size):
-            terms = self.process.terms(self.network, part)
-            results.append(
-                sample_with_log_prob(
-                    terms.flow,
-                    self.manifold,
-                    self._prior_sample(size, generator),
-                    self.process.prior.log_prob,
-                    divergence=estimator,
-                    n_probes=n_probes,
-                    tolerance=tolerance,
-                    generator=generator,
-                    **options,
-                )
-            )
-        errors = [r.standard_error for r in results if r.standard_error is not None]
-        return DensitySolution(
-            torch.cat([r.x for r in results]),
-            torch.cat([r.log_prob for r in results]),
-            torch.cat(errors) if errors else None,
-            max(r.n_evaluations for r in results),
-        )
-
-    # ------------------------------------------------------------------ save and share
-
-    def save_pretrained(self, folder: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
-        """Write ``config.json``, ``model.safetensors`` and a model card ``README.md``.
-
-        Args:
-            folder: made if it does not exist.
-            metadata: facts about data and metrics, added to :attr:`metadata`.
-
-        Raises:
-            CheckpointError: if the folder can't be written; what was in it stays.
-            ConfigError: if a part can't be described by its constructor's arguments.
-        """
-        self.metadata.update(metadata or {})
-        save_model(self, folder, model_card(self, self.metadata), self.metadata)
-
-    @classmethod
-    def from_pretrained(
-        cls, folder: str | os.PathLike[str], *, trusted: Sequence[str] = (), device: torch.device | str = "cpu"
-    ) -> Self:
-        """Model of a folder written by :meth:`save_pretrained`, or of a Hugging Face Hub repository.
-
-        Nothing is unpickled.
-
-        Args:
-            folder: path, or ``owner/name``.
-            trusted: packages, besides this one, whose classes the configuration may name.
-            device: where to put the model.
-
-        Raises:
-            CheckpointError: if a file is missing, truncated or altered.
-            ConfigError: if the configuration names classes that are not trusted.
-        """
-        model, config = load_model(folder, trusted, device)
-        if not isinstance(model, cls):
-            raise CheckpointError(f"{folder} holds a {type(model).__name__}, not a {cls.__name__}.")
-        model.metadata = dict(config.get("metadata", {}))
-        return model
-
-    # ------------------------------------------------------------------ helpers
-
-    def _description(self) -> Any:
-        """What a run must agree with to be resumed: the configuration, or names where a part has none."""
-        try:
-            return to_config(self)
-        except ConfigError:
-            parts = (self.process, self.network, self.objective)
-            return [repr(self.manifold), *[type(part).__name__ for part in parts]]
-
-    def _like(self) -> Tensor:
-        """A tensor with the dtype and device of the network."""
-        for tensor in (*self.network.parameters(), *self.network.buffers()):
-            if tensor.is_floating_point():
-                return tensor
-        return torch.empty(())
-
-    def _times(self, x: Tensor, t: Tensor | float) -> Tensor:
-        return torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(self.manifold.batch_shape(x))
-
-    def _prior_sample(self, n: int, generator: torch.Generator | None) -> Tensor:
-        like = self._like()
-        return self.process.prior.sample(n, generator=generator, dtype=like.dtype, device=like.device)
-
-    def _chunks(self, n: int, cond: Tensor | None, batch_size: int) -> Iterator[tuple[int, Tensor | None]]:
-        """Sizes of the parts of a batch, with their conditions; one empty part for an empty batch."""
-        if n < 0 or batch_size < 1:
-            raise ConfigError(f"A batch needs n >= 0 and batch_size >= 1; got n={n}, batch_size={batch_size}.")
-        if cond is not None:
-            cond = cond.expand(n, -1) if cond.dim() == 1 else cond
-            if len(cond) != n:
-                raise ConfigError(f"cond has {len(cond)} rows for {n} points; give one row per point, or one for all.")
-        for start in range(0, max(n, 1), batch_size):
-            size = min(batch_size, n - start)
-            yield size, None if cond is None else cond[start : start + size]
+        network = network if network is not None else TangentMLP(process)
+        if objective is None:
+            objective = (DenoisingScoreMatching if process.has_target else ImplicitScoreMatching)(process)
+        super().__init__(manifold, process, network, objective, sampler)

@@ -1,7 +1,16 @@
 """Layer 5: tangent-valued networks ``(t, x, cond=None) -> tangent vector at x``, and denoisers of tokens."""
 
 from .embeddings import HeatFeatures, TimeEmbedding
+from .guidance import Autoguidance, ClassifierFree, GradientGuidance
 from .mlp import TangentMLP
 from .token_transformer import TokenTransformer
 
-__all__ = ["HeatFeatures", "TangentMLP", "TimeEmbedding", "TokenTransformer"]
+__all__ = [
+    "Autoguidance",
+    "ClassifierFree",
+    "GradientGuidance",
+    "HeatFeatures",
+    "TangentMLP",
+    "TimeEmbedding",
+    "TokenTransformer",
+]

@@ -49,11 +49,13 @@ class TangentMLP(nn.Module):
         width: width of the hidden layers.
         depth: number of residual blocks.
         n_frequencies: number of random waves; 0 leaves the embedding alone.
-        max_frequency: largest frequency; default :math:`1.25/\sigma(0)`, beyond which even the least noise damps a wave
-            by a half.
+        max_frequency: largest frequency; default 1.25 over the least noise, :math:`\sigma(0)` or, of a drift to the
+            other end, :math:`\sigma(1)`: beyond it even that damps a wave by a half.
         time_dim: size of the time embedding.
         time_embedding: ``"bumps"``, ``"fourier"`` or ``"learned"``.
         cond_dim: size of the condition; 0 for an unconditional network.
+        two_times: whether the network also sees the time at which a step ends, as flow maps need; the call is then
+            ``(t, x, cond, end)``, and ``end`` is t where it is left out.
         seed: of the random frequencies and of the initial weights; nothing touches the global generator.
 
     Example:
@@ -77,6 +79,7 @@ class TangentMLP(nn.Module):
         time_dim: int = 16,
         time_embedding: TimeKind = "bumps",
         cond_dim: int = 0,
+        two_times: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -86,7 +89,7 @@ class TangentMLP(nn.Module):
                 f"depth={depth}, n_frequencies={n_frequencies}, cond_dim={cond_dim}."
             )
         if max_frequency is None:
-            least = process.noise_levels(torch.zeros(())).min().item()
+            least = process.noise_levels(torch.tensor([0.0, 1.0])).min().item()
             max_frequency = max(1.25 / math.sqrt(least), 1.0)
         if max_frequency < 1:
             raise ConfigError(f"TangentMLP needs max_frequency >= 1; got {max_frequency}.")
@@ -94,9 +97,10 @@ class TangentMLP(nn.Module):
         self.manifold = process.manifold
         self.width, self.depth, self.n_frequencies, self.max_frequency = width, depth, n_frequencies, max_frequency
         self.time_dim, self.time_embedding, self.cond_dim, self.seed = time_dim, time_embedding, cond_dim, seed
+        self.two_times = two_times
         self.features = HeatFeatures(process.manifold, n_frequencies, max_frequency, seed)
         self.time = TimeEmbedding(time_dim, time_embedding)
-        context = time_dim + cond_dim
+        context = (2 if two_times else 1) * time_dim + cond_dim
         generator = torch.Generator().manual_seed(seed)
         self.lift = _linear(generator, self.features.dim + context, width)
         self.blocks = nn.ModuleList(_Block(generator, width, context) for _ in range(depth))
@@ -104,14 +108,18 @@ class TangentMLP(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, t: Tensor, x: Tensor, cond: Tensor | None = None) -> Tensor:
+    def forward(self, t: Tensor, x: Tensor, cond: Tensor | None = None, end: Tensor | None = None) -> Tensor:
         """Tangent vectors at ``x`` for times ``t`` ``(*batch,)`` and conditions ``(*batch, cond_dim)``."""
         if (cond is None) != (self.cond_dim == 0):
             raise ConfigError(
                 f"The network was built with cond_dim={self.cond_dim}; got "
                 f"{'no cond' if cond is None else f'cond of shape {tuple(cond.shape)}'}."
             )
+        if end is not None and not self.two_times:
+            raise ConfigError("The network sees one time; a flow map needs TangentMLP(process, two_times=True).")
         context = self.time(t)
+        if self.two_times:
+            context = torch.cat([context, context if end is None else self.time(end)], -1)
         if cond is not None:
             context = torch.cat([context, cond], -1)
         h = self.lift(torch.cat([*self.features(x, self.process.noise_levels(t)), context], -1))

@@ -7,9 +7,11 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from .._errors import ConfigError
 from .._typing import Batch, Network
+from ..processes import NoiseProcess, Process
 
-__all__ = ["Objective", "stratified_times"]
+__all__ = ["Objective", "require_noise", "stratified_times"]
 
 
 class Objective(ABC):
@@ -24,3 +26,12 @@ def stratified_times(x: Tensor, n: int, generator: torch.Generator | None = None
     """``n`` times, one uniform in each of ``n`` equal parts of [0, 1]: the mean of independent times, less variance."""
     u = torch.rand(n, generator=generator, dtype=x.dtype, device=x.device)
     return (torch.arange(n, dtype=x.dtype, device=x.device) + u) / n
+
+
+def require_noise(process: Process, objective: Objective) -> None:
+    """Raise :class:`ConfigError` unless the network of ``process`` predicts a score."""
+    if not isinstance(process, NoiseProcess):
+        raise ConfigError(
+            f"{type(objective).__name__} needs a noise process such as BrownianMotion; the network of "
+            f"{type(process).__name__} predicts the {getattr(process, 'prediction', 'unknown')}. Use FlowMatching."
+        )

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from .._errors import CapabilityError, ConfigError
 from .._typing import Batch, Network
-from ..processes import PathSample, Process
-from .base import Objective, stratified_times
+from ..processes import NoiseProcess, PathSample
+from .base import Objective, require_noise, stratified_times
 
 __all__ = ["DenoisingScoreMatching"]
 
@@ -41,8 +41,12 @@ class DenoisingScoreMatching(Objective):
     """
 
     def __init__(
-        self, process: Process, weighting: Literal["likelihood", "balanced"] = "likelihood", antithetic: bool = True
+        self,
+        process: NoiseProcess,
+        weighting: Literal["likelihood", "balanced"] = "likelihood",
+        antithetic: bool = True,
     ) -> None:
+        require_noise(process, self)
         if not process.has_target:
             raise CapabilityError(
                 f"DenoisingScoreMatching needs a closed-form transition; {type(process).__name__} on "

@@ -10,8 +10,8 @@ from torch import Tensor
 from .._errors import ConfigError
 from .._typing import Batch, Network
 from ..manifolds import divergence, hutchinson_divergence
-from ..processes import Process
-from .base import Objective, stratified_times
+from ..processes import NoiseProcess
+from .base import Objective, require_noise, stratified_times
 
 __all__ = ["ImplicitScoreMatching"]
 
@@ -35,8 +35,9 @@ class ImplicitScoreMatching(Objective):
     """
 
     def __init__(
-        self, process: Process, divergence: Literal["exact", "hutchinson"] = "exact", n_probes: int = 1
+        self, process: NoiseProcess, divergence: Literal["exact", "hutchinson"] = "exact", n_probes: int = 1
     ) -> None:
+        require_noise(process, self)
         if divergence not in ("exact", "hutchinson") or n_probes < 1:
             raise ConfigError(
                 f"divergence must be 'exact' or 'hutchinson', n_probes >= 1; got {divergence!r}, {n_probes}."

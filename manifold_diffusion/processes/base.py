@@ -5,16 +5,17 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from .._errors import CapabilityError
 from .._typing import Network
 from ..manifolds import Manifold
 from .terms import ODETerm, SDETerm, Terms
 
-__all__ = ["Mismatch", "PathSample", "Prior", "Process"]
+__all__ = ["Mismatch", "NoiseProcess", "PathSample", "Prior", "Process"]
 
 
 class Prior(Protocol):
@@ -47,6 +48,7 @@ class PathSample:
         target: what the network should output at ``(t, x_t)``, of unit scale; None when the transition has no closed
             form.
         weight: weight of the row in the loss, ``(*batch,)``.
+        x_1: draws of the prior that the points are paired with; None for noise, which has no partner.
     """
 
     t: Tensor
@@ -54,6 +56,7 @@ class PathSample:
     x_t: Tensor
     target: Tensor | None
     weight: Tensor
+    x_1: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -68,29 +71,26 @@ class Mismatch:
 
 
 class Process(nn.Module, ABC):
-    r"""A noise process from data (t = 0) to a prior (t = 1).
+    r"""What joins data (t = 0) to a prior (t = 1): a noise process, a path of flow matching, a bridge.
 
-    The network of a process predicts the score in units of its noise, :math:`g = \sigma(t)\,\nabla\log p_t`, a tangent
-    vector of length about :math:`\sqrt{\dim}` at every noise level; :meth:`score` and :meth:`velocity` turn such an
-    output into the score and into dx/dt of the probability flow. A process is an ``nn.Module`` without parameters, so
-    that a prior that depends on data is saved and moved with the model.
+    A process says what its network predicts, always a tangent vector of unit scale, and how that becomes dx/dt. It is
+    an ``nn.Module`` without parameters, so that a prior that depends on data is saved and moved with the model.
 
     Attributes:
         manifold: where the points live.
-        prediction: what the network predicts.
-        has_target: whether :meth:`sample` has a closed-form target (denoising score matching); otherwise implicit score
-            matching is needed.
+        prediction: what the network predicts, in units of the process.
+        has_target: whether :meth:`sample` has a closed-form target; otherwise implicit score matching is needed.
         prior: law at t = 1.
     """
 
-    prediction: ClassVar[Literal["score", "velocity"]] = "score"
+    prediction: str = "score"
     manifold: Manifold
     has_target: bool
     prior: Prior
 
     @abstractmethod
     def sample(self, x0: Tensor, t: Tensor, generator: torch.Generator | None = None) -> PathSample:
-        """Noised points at times ``t`` ``(*batch,)`` from data ``x0``."""
+        """Points at times ``t`` ``(*batch,)`` of paths from data ``x0``."""
 
     @abstractmethod
     def noise_levels(self, t: Tensor) -> Tensor:
@@ -98,6 +98,74 @@ class Process(nn.Module, ABC):
 
         A wave of frequency w is damped by :math:`e^{-|w|^2 \tau / 2}`: the networks' heat gate.
         """
+
+    @abstractmethod
+    def velocity(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """dx/dt of the probability flow, along increasing t, from the network's output."""
+
+    @abstractmethod
+    def terms(self, network: Network, cond: Tensor | None = None) -> Terms:
+        """Flow of a network and, where there is one, its reverse SDE."""
+
+    def score(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        r"""Score :math:`\nabla \log p_t(x)` from the network's output.
+
+        Raises:
+            CapabilityError: if a velocity does not determine the score.
+        """
+        raise CapabilityError(
+            f"{type(self).__name__} on {self.manifold} has no score: its network predicts the {self.prediction}, which "
+            "determines the score only for a normal prior on flat space. Use RiemannianDiffusion, or the likelihood."
+        )
+
+    def clock(self, t: Tensor) -> Tensor:
+        r"""Time :math:`\lambda(t)` in which the network's output is the velocity, :math:`dx/d\lambda`.
+
+        Broadcasts against points. Flow maps and multistep solvers measure their steps in it.
+
+        Raises:
+            CapabilityError: if the velocity is not a multiple of the network's output.
+        """
+        raise CapabilityError(f"The flow of {type(self).__name__} is not a multiple of its network's output.")
+
+    def mirror(self, path: PathSample) -> PathSample | None:
+        """The same draw with opposite noise, equally likely; None where the law has no such symmetry.
+
+        A pair of opposite draws cancels the odd part of the noise in a regression on the target.
+        """
+        return None
+
+    def fit_prior(self, x0: Tensor, generator: torch.Generator | None = None) -> None:
+        """Adapt a prior that depends on data; nothing to do for the others."""
+
+    @abstractmethod
+    def prior_mismatch(self, x0: Tensor, generator: torch.Generator | None = None, max_points: int = 1000) -> Mismatch:
+        """How far the marginal at t = 1 of these data is from the prior."""
+
+    def report_mismatch(
+        self, x0: Tensor, generator: torch.Generator | None = None, threshold: float = 0.01
+    ) -> Mismatch:
+        """:meth:`prior_mismatch`, with a warning that names the fix if it is beyond ``threshold`` and its error."""
+        mismatch = self.prior_mismatch(x0, generator)
+        if mismatch.kl - 3 * mismatch.standard_error > threshold:
+            warnings.warn(
+                f"The noised data have not reached the prior of {self.manifold}: {mismatch}. "
+                "This is lost in likelihood and in samples. "
+                f"Raise tau_max of the schedule ({self._schedule_hint()}).",
+                stacklevel=2,
+            )
+        return mismatch
+
+    def _schedule_hint(self) -> str:
+        return repr(getattr(self, "schedule", "one per factor"))
+
+
+class NoiseProcess(Process):
+    r"""A noise process, whose network predicts the score.
+
+    The output is the score in units of the noise, :math:`g = \sigma(t)\,\nabla\log p_t`, a tangent vector of length
+    about :math:`\sqrt{\dim}` at every noise level.
+    """
 
     @abstractmethod
     def scale(self, t: Tensor) -> Tensor:
@@ -115,20 +183,20 @@ class Process(nn.Module, ABC):
             CapabilityError: where there is no closed form.
         """
 
-    def mirror(self, path: PathSample) -> PathSample | None:
-        """The same draw with opposite noise, equally likely; None where the law has no such symmetry.
+    def renoise(self, x: Tensor, s: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Points at times ``t`` from points at earlier times ``s`` < t, ``(*batch,)``, by the process itself.
 
-        A pair of opposite draws cancels the odd part of the noise in a regression on the target.
+        Raises:
+            CapabilityError: if the process does not offer it.
         """
-        return None
-
-    def fit_prior(self, x0: Tensor, generator: torch.Generator | None = None) -> None:
-        """Adapt a prior that depends on data; nothing to do for the others."""
+        raise CapabilityError(
+            f"{type(self).__name__} on {self.manifold} can't be run from one time to another. BrownianMotion, products "
+            "of it and Langevin on Euclidean space can."
+        )
 
     # ------------------------------------------------------------------ what follows
 
     def score(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        r"""Score :math:`\nabla \log p_t(x)` from the network's output."""
         return output / self.scale(t)
 
     def velocity(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
@@ -191,20 +259,3 @@ class Process(nn.Module, ABC):
         ).double() / len(x1)
         kl = float(torch.special.xlogy(counts, counts * bins).sum()) - (bins - 1) / (2 * len(x1))
         return Mismatch(max(kl, 0.0), ((bins - 1) / 2) ** 0.5 / len(x1))
-
-    def report_mismatch(
-        self, x0: Tensor, generator: torch.Generator | None = None, threshold: float = 0.01
-    ) -> Mismatch:
-        """:meth:`prior_mismatch`, with a warning that names the fix if it is beyond ``threshold`` and its error."""
-        mismatch = self.prior_mismatch(x0, generator)
-        if mismatch.kl - 3 * mismatch.standard_error > threshold:
-            warnings.warn(
-                f"The noised data have not reached the prior of {self.manifold}: {mismatch}. "
-                "This is lost in likelihood and in samples. "
-                f"Raise tau_max of the schedule ({self._schedule_hint()}).",
-                stacklevel=2,
-            )
-        return mismatch
-
-    def _schedule_hint(self) -> str:
-        return repr(getattr(self, "schedule", "one per factor"))

@@ -11,14 +11,14 @@ from torch import Tensor
 from .._errors import CapabilityError, ConfigError
 from ..heat_kernels import ShortTimeKernel, geodesic_random_walk, heat_kernel
 from ..manifolds import Manifold, geodesic_symmetry
-from .base import Mismatch, PathSample, Process
+from .base import Mismatch, NoiseProcess, PathSample
 from .priors import HeatPrior, brownian_prior
 from .schedules import Schedule, default_schedule
 
 __all__ = ["BrownianMotion"]
 
 
-class BrownianMotion(Process):
+class BrownianMotion(NoiseProcess):
     r"""Brownian motion of the metric, generator :math:`\tfrac12\Delta`, run for Brownian time :math:`\tau(t)`.
 
     With the exact heat kernel :math:`x_t` and the target :math:`\sqrt\tau\,\nabla_{x_t}\log p_\tau(x_t \mid x_0)` come
@@ -93,6 +93,12 @@ class BrownianMotion(Process):
         draw = self._kernel.sample_with_score(x0, tau, generator)
         return PathSample(t, x0, draw.x, self.scale(t) * draw.score, torch.ones_like(t))
 
+    def renoise(self, x: Tensor, s: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        tau = self.schedule.tau(t) - self.schedule.tau(s)
+        if self.n_steps is not None:
+            return geodesic_random_walk(self.manifold, x, tau, self.n_steps, generator=generator)
+        return heat_kernel(self.manifold).sample(x, tau, generator)
+
     def mirror(self, path: PathSample) -> PathSample | None:
         if self._symmetry is None or path.target is None:
             return None
@@ -104,6 +110,10 @@ class BrownianMotion(Process):
 
     def scale(self, t: Tensor) -> Tensor:
         return self.manifold.per_point(self.schedule.tau(t).sqrt())
+
+    def clock(self, t: Tensor) -> Tensor:
+        r"""Minus the noise :math:`\sqrt\tau`: along the probability flow :math:`dx/d\sqrt\tau = -g`."""
+        return -self.scale(t)
 
     def drift_and_rate(self, x: Tensor, t: Tensor) -> tuple[None, Tensor]:
         return None, self.manifold.per_point(self.schedule.rate(t))

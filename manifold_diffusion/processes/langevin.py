@@ -12,7 +12,7 @@ from torch import Tensor
 from .._errors import CapabilityError, ConfigError
 from ..heat_kernels import geodesic_random_walk
 from ..manifolds import Euclidean, Manifold, Power, gradient
-from .base import Mismatch, PathSample, Process
+from .base import Mismatch, NoiseProcess, PathSample
 from .priors import WrappedNormal
 from .schedules import LogSchedule, Schedule
 
@@ -20,21 +20,22 @@ __all__ = ["Langevin"]
 
 
 @singledispatch
-def _is_ornstein_uhlenbeck(manifold: Manifold) -> bool:
+def is_flat(manifold: Manifold) -> bool:
+    """Whether points add up as vectors: Euclidean space and its powers."""
     return False
 
 
-@_is_ornstein_uhlenbeck.register
+@is_flat.register
 def _(manifold: Euclidean) -> bool:
     return True
 
 
-@_is_ornstein_uhlenbeck.register
+@is_flat.register
 def _(manifold: Power) -> bool:
-    return _is_ornstein_uhlenbeck(manifold.manifold)
+    return is_flat(manifold.manifold)
 
 
-class Langevin(Process):
+class Langevin(NoiseProcess):
     r"""Langevin diffusion, which leaves the prior :math:`\pi` invariant.
 
     .. math:: dX = \tfrac12\nabla\log\pi(X)\,d\tau + dB_\tau
@@ -69,7 +70,7 @@ class Langevin(Process):
         self.n_steps = n_steps
         self.prior = WrappedNormal(manifold, sigma)
         self.schedule = schedule if schedule is not None else LogSchedule(1e-5 * sigma**2, 12 * sigma**2)
-        self.has_target = _is_ornstein_uhlenbeck(manifold)
+        self.has_target = is_flat(manifold)
 
     def _pull(self, x: Tensor) -> Tensor:
         """Drift per unit of Brownian time, (1/2) grad log pi."""
@@ -90,6 +91,14 @@ class Langevin(Process):
         noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
         x_t = self.manifold.per_point(self._mean_factor(t)) * x0 + self.scale(t) * noise
         return PathSample(t, x0, x_t, -noise, torch.ones_like(t))
+
+    def renoise(self, x: Tensor, s: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        if not self.has_target:
+            return super().renoise(x, s, t, generator)
+        gap = (self.schedule.tau(t) - self.schedule.tau(s)) / self.sigma**2
+        noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        mean = self.manifold.per_point(torch.exp(-gap / 2)) * x
+        return mean + self.manifold.per_point(self.sigma * (-torch.expm1(-gap)).sqrt()) * noise
 
     def mirror(self, path: PathSample) -> PathSample | None:
         if path.target is None:

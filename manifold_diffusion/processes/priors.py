@@ -8,12 +8,12 @@ from functools import singledispatch
 import torch
 from torch import Tensor, nn
 
-from .._errors import CapabilityError, ConfigError
+from .._errors import CapabilityError, ConfigError, DataError
 from ..heat_kernels import HeatKernelMixture, heat_kernel
 from ..manifolds import Compact, Manifold, WithBoundary
 from .base import Prior
 
-__all__ = ["HeatPrior", "Uniform", "WrappedNormal", "brownian_prior"]
+__all__ = ["EmpiricalPrior", "HeatPrior", "Uniform", "WrappedNormal", "brownian_prior"]
 
 
 class Uniform:
@@ -92,6 +92,49 @@ class WrappedNormal:
             2 * math.pi * self.sigma**2
         )
         return normal - self.manifold.log_det_exp(origin, v)
+
+
+class EmpiricalPrior(nn.Module):
+    """A data set as a law: its points, equally likely, drawn with replacement. It has no density.
+
+    Args:
+        points: ``(n, *point_shape)``.
+
+    Raises:
+        DataError: if there is no point, or one is not finite.
+
+    Example:
+        >>> EmpiricalPrior(torch.eye(3)).sample(5, generator=torch.Generator().manual_seed(0)).shape
+        torch.Size([5, 3])
+    """
+
+    points: Tensor
+
+    def __init__(self, points: Tensor) -> None:
+        super().__init__()
+        if points.dim() < 2 or len(points) == 0 or not bool(torch.isfinite(points).all()):
+            raise DataError(
+                f"EmpiricalPrior needs at least one point, (n, *point_shape), and all of them finite; got shape "
+                f"{tuple(points.shape)}. Drop or repair the bad rows first."
+            )
+        self.register_buffer("points", points)
+
+    def sample(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        points = self.points.to(dtype=dtype, device=device)
+        return points[torch.randint(len(points), (n,), generator=generator, device=points.device)]
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        raise CapabilityError(
+            "A finite set of points has no density. For likelihoods smooth it: HeatKernelMixture(manifold, points, tau)"
+            ", or use HeatPrior."
+        )
 
 
 class HeatPrior(nn.Module):

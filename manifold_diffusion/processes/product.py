@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .._errors import ConfigError
 from ..manifolds import Product
-from .base import PathSample, Process
+from .base import NoiseProcess, PathSample
 
 __all__ = ["ProductProcess"]
 
@@ -19,7 +19,7 @@ __all__ = ["ProductProcess"]
 class _ProductPrior:
     """Independent priors of the factors; the density is with respect to the weighted product volume."""
 
-    def __init__(self, manifold: Product, processes: Sequence[Process]) -> None:
+    def __init__(self, manifold: Product, processes: Sequence[NoiseProcess]) -> None:
         self._manifold, self._processes = manifold, processes
         self._log_weight = sum(f.dim / 2 * math.log(w) for f, w in zip(manifold.factors, manifold.weights, strict=True))
 
@@ -40,7 +40,7 @@ class _ProductPrior:
         return torch.stack([p.prior.log_prob(y) for p, y in parts]).sum(0) - self._log_weight
 
 
-class ProductProcess(Process):
+class ProductProcess(NoiseProcess):
     r"""Independent processes on the factors of a product manifold, each with its own schedule of the common time t.
 
     The law of the noise factorises, so that target, score and prior are those of the factors put together. With weights
@@ -63,10 +63,16 @@ class ProductProcess(Process):
 
     manifold: Product
 
-    def __init__(self, *processes: Process, weights: Sequence[float] | None = None) -> None:
+    def __init__(self, *processes: NoiseProcess, weights: Sequence[float] | None = None) -> None:
         super().__init__()
         if not processes:
             raise ConfigError("ProductProcess needs one process per factor; got none.")
+        for p in processes:
+            if not isinstance(p, NoiseProcess):
+                raise ConfigError(
+                    f"ProductProcess joins noise processes; got {type(p).__name__}. A path of flow matching takes the "
+                    f"product itself: GeodesicFlow(Product(...))."
+                )
         self.processes = nn.ModuleList(processes)
         self.weights = weights
         self.manifold = Product(*[p.manifold for p in processes], weights=weights)
@@ -80,6 +86,10 @@ class ProductProcess(Process):
         targets = [d.target for d in draws]
         target = self.manifold.join(*[g for g in targets if g is not None]) if self.has_target else None
         return PathSample(t, x0, x_t, target, torch.ones_like(t))
+
+    def renoise(self, x: Tensor, s: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        parts = zip(self._parts, self.manifold.split(x), strict=True)
+        return self.manifold.join(*[p.renoise(y, s, t, generator) for p, y in parts])
 
     def mirror(self, path: PathSample) -> PathSample | None:
         if path.target is None:
@@ -111,6 +121,10 @@ class ProductProcess(Process):
     def scale(self, t: Tensor) -> Tensor:
         # The gradient in the weighted metric is the factor's divided by its weight, hence the weight in the unit.
         return self._join_scalars([w * p.scale(t) for p, w in zip(self._parts, self.manifold.weights, strict=True)], t)
+
+    def clock(self, t: Tensor) -> Tensor:
+        # The network's output is in the units of scale, in which the weight stands for the factor's gradient.
+        return self._join_scalars([p.clock(t) for p in self._parts], t)
 
     def drift_and_rate(self, x: Tensor, t: Tensor) -> tuple[Tensor | None, Tensor]:
         xs = self.manifold.split(x)

@@ -38,12 +38,12 @@ class SDETerm:
 
 @dataclass(frozen=True)
 class Terms:
-    """Both ways of running a process with a learned score.
+    """The ways of running a process with a learned network.
 
     Attributes:
         flow: probability-flow ODE, with the same marginals as the process.
-        reverse: reverse-time SDE.
+        reverse: reverse-time SDE; None where the network's output does not determine the score.
     """
 
     flow: ODETerm
-    reverse: SDETerm
+    reverse: SDETerm | None = None

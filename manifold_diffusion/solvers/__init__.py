@@ -5,12 +5,16 @@ Solvers see terms and the manifold's geometry, nothing else.
 
 from ._runge_kutta import RungeKutta, Tableau
 from .base import Solver, Step, Term
-from .controllers import AdaptiveSteps, ConstantSteps, Proposal, StepController
+from .clocks import Clock, ClockSteps, NoiseClock
+from .controllers import AdaptiveSteps, ConstantSteps, GridSteps, PlannedSteps, Proposal, StepController
 from .dormand_prince import DormandPrince
 from .euler import GeodesicEuler
 from .euler_maruyama import GeodesicEulerMaruyama
 from .heun import GeodesicHeun
+from .inpainting import inpaint
 from .integrate import Solution, integrate
+from .kappa import Kappa, PhasedKappa, RemaskingKappa, loop_times
+from .learned import LearnedMultistep, MultistepFit, fit_multistep
 from .likelihood import (
     DensitySolution,
     LikelihoodResult,
@@ -18,19 +22,41 @@ from .likelihood import (
     log_likelihood,
     sample_with_log_prob,
 )
+from .multistep import GeodesicMultistep
+from .particles import ParticleSample, particle_filter, sample_twisted
+from .predictor_corrector import MixtureReverse, PredictorCorrector, ReverseKernel, ReverseSDE
+from .psi import DiscretePsi, PsiKernel, sample_psi
 from .rk4 import GeodesicRK4
 
 __all__ = [
     "AdaptiveSteps",
+    "Clock",
+    "ClockSteps",
     "ConstantSteps",
     "DensitySolution",
+    "DiscretePsi",
     "DormandPrince",
     "GeodesicEuler",
     "GeodesicEulerMaruyama",
     "GeodesicHeun",
+    "GeodesicMultistep",
     "GeodesicRK4",
+    "GridSteps",
+    "Kappa",
+    "LearnedMultistep",
     "LikelihoodResult",
+    "MixtureReverse",
+    "MultistepFit",
+    "NoiseClock",
+    "ParticleSample",
+    "PhasedKappa",
+    "PlannedSteps",
+    "PredictorCorrector",
     "Proposal",
+    "PsiKernel",
+    "RemaskingKappa",
+    "ReverseKernel",
+    "ReverseSDE",
     "RungeKutta",
     "Solution",
     "Solver",
@@ -38,8 +64,14 @@ __all__ = [
     "StepController",
     "Tableau",
     "Term",
+    "fit_multistep",
+    "inpaint",
     "integrate",
     "integrate_with_log_density",
     "log_likelihood",
+    "loop_times",
+    "particle_filter",
+    "sample_psi",
+    "sample_twisted",
     "sample_with_log_prob",
 ]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from .._errors import ConfigError, NumericsError
 from ..manifolds import Manifold
 from .base import Step
 
-__all__ = ["AdaptiveSteps", "ConstantSteps", "Proposal", "StepController"]
+__all__ = ["AdaptiveSteps", "ConstantSteps", "GridSteps", "PlannedSteps", "Proposal", "StepController"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Proposal:
         index: number of accepted steps so far.
         n_attempts: number of steps tried so far.
         last_error: normalised error of the last accepted step, for the proportional part of the controller.
+        plan: all times, if they are known before the integration.
     """
 
     accept: bool
@@ -34,6 +37,7 @@ class Proposal:
     index: int = 0
     n_attempts: int = 0
     last_error: float = 1.0
+    plan: tuple[float, ...] = ()
 
 
 class StepController(ABC):
@@ -76,8 +80,42 @@ class StepController(ABC):
         """
 
 
+class PlannedSteps(StepController):
+    """Steps whose times are known before the integration; a plan adds :meth:`times`. Every step is accepted."""
+
+    @abstractmethod
+    def times(self, t0: float, t1: float) -> list[float]:
+        """The ends of the steps from ``t0`` to ``t1``, both included."""
+
+    def init(self, t0: float, t1: float) -> Proposal:
+        plan = tuple(self._checked(t0, t1))
+        return Proposal(True, plan[1], plan=plan)
+
+    def adapt(
+        self,
+        proposal: Proposal,
+        manifold: Manifold,
+        x: Tensor,
+        step: Step,
+        span: tuple[float, float],
+        t: float,
+        order: int,
+    ) -> Proposal:
+        index, plan = proposal.index + 1, proposal.plan
+        return Proposal(True, plan[min(index + 1, len(plan) - 1)], index, index, plan=plan)
+
+    def _checked(self, t0: float, t1: float) -> list[float]:
+        times = self.times(t0, t1)
+        if t0 != t1 and not all((b - a) * (t1 - t0) > 0 for a, b in itertools.pairwise(times)):
+            raise ConfigError(
+                f"{self} does not run from t0={t0} to t1={t1}: its times are {times}. They must be finite and strictly "
+                "monotone."
+            )
+        return times
+
+
 @dataclass(frozen=True)
-class ConstantSteps(StepController):
+class ConstantSteps(PlannedSteps):
     """``n`` steps of equal size in t, uniform from ``t0`` to ``t1``.
 
     Args:
@@ -91,29 +129,52 @@ class ConstantSteps(StepController):
     n: int
 
     def __post_init__(self) -> None:
-        if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:
+        check_count(self)
+
+    def times(self, t0: float, t1: float) -> list[float]:
+        return [t1 if i == self.n else t0 + (t1 - t0) * i / self.n for i in range(self.n + 1)]
+
+
+@dataclass(frozen=True)
+class GridSteps(PlannedSteps):
+    """Steps that end at given times.
+
+    Args:
+        grid: the times, from the start to the end of the integration, both included; rising or falling.
+
+    Raises:
+        ConfigError: for fewer than two times or times that are not strictly monotone; when the integration starts,
+            if it is not over this interval.
+
+    Example:
+        >>> GridSteps((1.0, 0.6, 0.3, 0.0)).init(1.0, 0.0).t_next
+        0.6
+    """
+
+    grid: Sequence[float]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "grid", tuple(float(t) for t in self.grid))
+        if len(self.grid) < 2:
+            raise ConfigError(f"GridSteps needs at least two times, a start and an end; got {self.grid}.")
+        self._checked(self.grid[0], self.grid[-1])
+        if self.grid[0] == self.grid[-1]:
+            raise ConfigError(f"GridSteps needs an end that differs from the start; got {self.grid}.")
+
+    def times(self, t0: float, t1: float) -> list[float]:
+        if (t0, t1) != (self.grid[0], self.grid[-1]):
             raise ConfigError(
-                f"ConstantSteps(n) needs an integer n >= 1; got {self.n!r}. For example ConstantSteps(50)."
+                f"{self} covers t = {self.grid[0]} to {self.grid[-1]}; the integration runs from {t0} to {t1}. "
+                f"Integrate from {self.grid[0]} to {self.grid[-1]}, or make another grid."
             )
+        return list(self.grid)
 
-    def init(self, t0: float, t1: float) -> Proposal:
-        return Proposal(True, self._time(1, t0, t1))
 
-    def adapt(
-        self,
-        proposal: Proposal,
-        manifold: Manifold,
-        x: Tensor,
-        step: Step,
-        span: tuple[float, float],
-        t: float,
-        order: int,
-    ) -> Proposal:
-        index = proposal.index + 1
-        return Proposal(True, self._time(index + 1, *span), index, index)
-
-    def _time(self, i: int, t0: float, t1: float) -> float:
-        return t1 if i >= self.n else t0 + (t1 - t0) * i / self.n
+def check_count(steps: Any) -> None:
+    """Raise :class:`ConfigError` unless ``steps.n`` is an integer >= 1."""
+    name, n = type(steps).__name__, steps.n
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ConfigError(f"{name}(n) needs an integer n >= 1; got {n!r}. For example n=50.")
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,12 @@ __all__ = ["GeodesicHeun"]
 
 @dataclass(frozen=True)
 class GeodesicHeun(RungeKutta):
-    """Heun's scheme (explicit trapezoid). Order 2, two stages, no error estimate.
+    """Heun's scheme (explicit trapezoid). Order 2, two stages, error estimate of order 1.
 
-    The charts are those of :class:`~manifold_diffusion.solvers.RungeKutta`.
+    Its embedded method is Euler: :class:`~manifold_diffusion.solvers.AdaptiveSteps` bounds the error of an Euler step
+    and keeps the Heun step, whose error is smaller. That is for loose tolerances; at tight ones
+    :class:`~manifold_diffusion.solvers.DormandPrince` takes fewer evaluations. The charts are those of
+    :class:`~manifold_diffusion.solvers.RungeKutta`.
 
     Args:
         chart: "ambient" (combine and project) or "normal" (normal coordinates of the base point).
@@ -30,4 +33,5 @@ class GeodesicHeun(RungeKutta):
 
     order = 2
     n_stages = 2
-    tableau = Tableau(a=((1.0,),), b=(0.5, 0.5), c=(1.0,))
+    has_error_estimate = True
+    tableau = Tableau(a=((1.0,),), b=(0.5, 0.5), c=(1.0,), b_error=(-0.5, 0.5))

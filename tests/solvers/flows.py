@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from manifold_diffusion.heat_kernels import HeatKernelMixture
-from manifold_diffusion.manifolds import SO3, Compact, Euclidean, Hyperboloid, Manifold, Product, Sphere, Torus
+from manifold_diffusion.manifolds import SO3, Compact, Euclidean, Hyperboloid, Manifold, Product, Sphere, Stiefel, Torus
 from manifold_diffusion.processes import ODETerm
 
 NORTH = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
@@ -93,6 +93,40 @@ def contraction(M: Manifold) -> Flow:
         lambda t: M.exp(y.expand_as(v), math.exp(-t) * v),
         lambda t: M.log_det_exp(y, math.exp(-t) * v) - t * M.dim - M.log_det_exp(y, v),
     )
+
+
+def swinging(M: Manifold, A: Tensor, x: Tensor) -> Flow:
+    """The Killing field A of a group that acts from the left, driven by a(t): x(t) = exp(a(t) A) x, not a geodesic."""
+
+    def act(B: Tensor, x: Tensor) -> Tensor:
+        return (B @ x.reshape(len(x), len(B), -1)).view_as(x)
+
+    term = ODETerm(lambda t, x: M.per_point(1 + (2 * t).cos()) * act(A, x))
+
+    def exact(t: float) -> Tensor:
+        return act(torch.matrix_exp((t + math.sin(2 * t) / 2) * A), x)
+
+    return Flow(M, term, x, exact, lambda t: x.new_zeros(len(x)))
+
+
+def swinging_sphere() -> Flow:
+    A = SO3.hat(torch.tensor([0.3, 1.0, 0.5], dtype=torch.float64))
+    return swinging(Sphere(2), A, Sphere(2).random_uniform(20, generator=seeded(), dtype=torch.float64))
+
+
+def swinging_plane() -> Flow:
+    """A boost and a rotation at once: circles about a point that is not the origin."""
+    M = Hyperboloid(2)
+    A = torch.tensor([[0.0, 0.5, 0.0], [0.5, 0.0, -1.2], [0.0, 1.2, 0.0]], dtype=torch.float64)
+    start = M.origin(dtype=torch.float64).expand(20, 3)
+    return swinging(M, A, M.exp(start, M.random_tangent(start, generator=seeded()) / 2))
+
+
+def swinging_frames() -> Flow:
+    """On a space that is not symmetric."""
+    M = Stiefel(4, 2)
+    skew = torch.randn(4, 4, generator=seeded(3), dtype=torch.float64) / 2
+    return swinging(M, skew - skew.mT, M.random_uniform(6, generator=seeded(), dtype=torch.float64))
 
 
 FLOWS = {

@@ -15,11 +15,13 @@ from manifold_diffusion.solvers import (
     DormandPrince,
     GeodesicEuler,
     GeodesicHeun,
+    GeodesicMultistep,
     GeodesicRK4,
     integrate,
+    log_likelihood,
 )
 
-from .flows import FLOWS, NORTH, conformal
+from .flows import FLOWS, NORTH, conformal, conformal_log_prob, uniform_log_prob
 
 
 @pytest.mark.parametrize("name", list(FLOWS))
@@ -33,6 +35,28 @@ def test_adaptive_steps_meet_their_tolerance(name):
         assert error <= atol * solution.n_accepted
         assert error < previous
         previous = error
+
+
+@pytest.mark.parametrize(("name", "chart"), [*((name, "ambient") for name in FLOWS), ("conformal", "normal")])
+def test_heun_controls_its_error_by_the_euler_step(name, chart):
+    flow, errors = FLOWS[name](), []
+    for atol in (1e-2, 1e-3, 1e-4):
+        solution = integrate(
+            flow.term, flow.manifold, flow.x, 0.0, 1.0, GeodesicHeun(chart), AdaptiveSteps(rtol=0.0, atol=atol)
+        )
+        errors.append(float(flow.manifold.dist(solution.x, flow.exact(1.0)).max()))
+        assert errors[-1] <= atol * solution.n_accepted
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_likelihood_with_heun_meets_its_tolerance():
+    flow = conformal()
+    x = flow.exact(1.0)
+    for tolerance in (1e-2, 1e-3):
+        result = log_likelihood(
+            flow.term, flow.manifold, x, uniform_log_prob, 1.0, 0.0, solver=GeodesicHeun(), tolerance=tolerance
+        )
+        assert float((result.log_prob - conformal_log_prob(x, 1.0)).abs().max()) <= 3 * tolerance
 
 
 def test_relative_tolerance_alone_sets_the_error():
@@ -86,6 +110,9 @@ def test_evaluations_are_counted():
         (GeodesicHeun(), 2, 0),
         (GeodesicRK4(), 4, 0),
         (DormandPrince(), 6, 1),
+        (GeodesicMultistep(1), 1, 0),
+        (GeodesicMultistep(2), 1, 0),
+        (GeodesicMultistep(3), 1, 1),
     ):
         calls.clear()
         solution = integrate(term, flow.manifold, flow.x, 0.0, 1.0, solver, ConstantSteps(5))

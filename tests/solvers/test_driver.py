@@ -18,6 +18,7 @@ from manifold_diffusion.solvers import (
     DormandPrince,
     GeodesicEuler,
     GeodesicEulerMaruyama,
+    GeodesicMultistep,
     GeodesicRK4,
     integrate,
     log_likelihood,
@@ -88,7 +89,7 @@ def test_gradients_flow_only_when_asked():
     assert abs(float(slope) + math.exp(-0.7)) < 1e-6
 
 
-@pytest.mark.parametrize("kind", ["ode", "sde", "likelihood"])
+@pytest.mark.parametrize("kind", ["ode", "multistep", "sde", "likelihood"])
 def test_live_memory_does_not_grow_with_the_steps(kind):
     M, most = Sphere(2), {}
     x = M.random_uniform(10, generator=seeded())
@@ -111,6 +112,8 @@ def test_live_memory_does_not_grow_with_the_steps(kind):
             integrate(term, M, x, 0.0, 1.0, GeodesicEulerMaruyama(), ConstantSteps(n), generator=seeded())
         elif kind == "ode":
             integrate(ODETerm(field), M, x, 0.0, 1.0, GeodesicRK4(), ConstantSteps(n))
+        elif kind == "multistep":
+            integrate(ODETerm(field), M, x, 0.0, 1.0, GeodesicMultistep(3), ConstantSteps(n))
         else:
             log_likelihood(ODETerm(field), M, x, uniform_log_prob, solver=GeodesicRK4(), controller=ConstantSteps(n))
         most[n] = peak

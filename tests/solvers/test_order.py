@@ -13,13 +13,14 @@ from manifold_diffusion.solvers import (
     DormandPrince,
     GeodesicEuler,
     GeodesicHeun,
+    GeodesicMultistep,
     GeodesicRK4,
     Solver,
     integrate,
 )
 from manifold_diffusion.testing import convergence_slope
 
-from .flows import FLOWS, Flow, conformal
+from .flows import FLOWS, Flow, conformal, swinging_frames, swinging_plane, swinging_sphere
 
 COUNTS = {
     GeodesicEuler(): (32, 64),
@@ -29,6 +30,9 @@ COUNTS = {
     GeodesicHeun("normal"): (10, 20),
     GeodesicRK4("normal"): (6, 12),
     DormandPrince("normal"): (80, 120),
+    GeodesicMultistep(1): (32, 64),
+    GeodesicMultistep(2): (32, 64),
+    GeodesicMultistep(3): (32, 64),
 }
 
 
@@ -59,6 +63,14 @@ def test_measured_order_is_the_stated_one(solver, name):
     assert abs(measured_order(FLOWS[name](), solver, COUNTS[solver]) - solver.order) <= 0.25
 
 
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize(
+    "flow", [swinging_sphere, swinging_plane, pytest.param(swinging_frames, marks=pytest.mark.slow)]
+)
+def test_transported_history_keeps_the_order_off_geodesics(flow, order):
+    assert abs(measured_order(flow(), GeodesicMultistep(order), (40, 80)) - order) <= 0.25
+
+
 def test_order_test_notices_a_wrong_stage_time():
     flow = conformal()
     late = ODETerm(lambda t, x: flow.term.velocity(t + 0.01, x))
@@ -72,7 +84,9 @@ def test_backward_integration_undoes_forward():
     torch.testing.assert_close(back, flow.x, rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("solver", [GeodesicEuler(), GeodesicHeun(), GeodesicRK4(), DormandPrince()], ids=str)
+@pytest.mark.parametrize(
+    "solver", [GeodesicEuler(), GeodesicHeun(), GeodesicRK4(), DormandPrince(), GeodesicMultistep(3)], ids=str
+)
 def test_solvers_stay_on_the_manifold_in_float32(solver):
     flow = conformal(dtype=torch.float32)
     x = integrate(flow.term, flow.manifold, flow.x, 0.0, 1.0, solver, ConstantSteps(100)).x

@@ -1,0 +1,164 @@
+"""Riemannian flow matching here and in the package flow_matching: step time, sampling time, quality per evaluation.
+
+python experiments/bench/peer_flow_matching.py [--smoke] [--steps N] [--seed S] [--space sphere|torus] [--points FILE]
+
+The peer is installed for this comparison only: pip install --no-deps flow_matching==1.0.10 torchdiffeq (its licence is
+not free). Both train the same network (a perceptron on the points and the time, of the same initial weights) with the
+same optimiser, batch and number of steps on the same points, geodesic paths from the uniform law. Quality is the MMD of
+the few-step papers between 2,000 samples and held-out points, over its floor between training and held-out points. A
+third row is what this library would take: a logarithmic path, heat features, two-step formulas.
+"""
+
+import argparse
+import importlib.util
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from manifold_diffusion import metrics
+from manifold_diffusion._typing import Batch
+from manifold_diffusion.data import load_airports, load_csv, split
+from manifold_diffusion.heat_kernels import HeatKernelMixture
+from manifold_diffusion.manifolds import Manifold, Sphere, Torus
+from manifold_diffusion.networks import TangentMLP
+from manifold_diffusion.objectives import FlowMatching
+from manifold_diffusion.processes import GeodesicFlow, LinearPath, LogPath
+from manifold_diffusion.solvers import ConstantSteps, GeodesicMultistep, NoiseClock, integrate
+
+EVALUATIONS = (1, 2, 4, 8, 16, 32, 64)
+
+
+class Ours:
+    """Flow matching of this library."""
+
+    def __init__(self, manifold: Manifold, path: LinearPath | LogPath, frequencies: int) -> None:
+        self.process = GeodesicFlow(manifold, path)
+        self.network = TangentMLP(self.process, n_frequencies=frequencies, max_frequency=300.0)
+        self.objective, self.solver = FlowMatching(self.process), GeodesicMultistep(2, NoiseClock(path))
+
+    def loss(self, x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return self.objective.loss(self.network, Batch(x), generator)
+
+    def sample(self, x_1: torch.Tensor, k: int) -> torch.Tensor:
+        flow = self.process.terms(self.network).flow
+        return integrate(flow, self.process.manifold, x_1, 1.0, 0.0, self.solver, ConstantSteps(k)).x
+
+
+class Peer:
+    """flow_matching 1.0.10, as in its example of Riemannian flow matching; its time runs from noise to data."""
+
+    def __init__(self, manifold: Manifold, method: str) -> None:
+        from flow_matching.path import GeodesicProbPath  # pyright: ignore[reportMissingImports]
+        from flow_matching.path.scheduler import CondOTScheduler  # pyright: ignore[reportMissingImports]
+        from flow_matching.solver import RiemannianODESolver  # pyright: ignore[reportMissingImports]
+        from flow_matching.utils import manifolds  # pyright: ignore[reportMissingImports]
+
+        theirs = manifolds.FlatTorus() if manifold == Torus(manifold.dim) else manifolds.Sphere()
+        self.manifold, self.wraps, self.method = manifold, manifold == Torus(manifold.dim), method
+        self.path = GeodesicProbPath(CondOTScheduler(), theirs)
+        self.network = TangentMLP(GeodesicFlow(manifold), n_frequencies=0)
+        self.solver = RiemannianODESolver(theirs, lambda x, t: self._velocity(x, t))
+
+    def _velocity(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return self.network(1 - t.reshape(-1).expand(len(x)), x)
+
+    def loss(self, x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        noise = self.manifold.random_uniform(len(x), generator=generator)  # type: ignore[attr-defined]
+        draw = self.path.sample(noise, x, torch.rand(len(x), generator=generator))
+        return (self._velocity(draw.x_t, draw.t) - draw.dx_t).square().mean()
+
+    def sample(self, x_1: torch.Tensor, k: int) -> torch.Tensor:
+        stages = {"euler": 1, "midpoint": 2, "rk4": 4}[self.method]
+        x = self.solver.sample(x_1, step_size=stages / k, method=self.method)
+        return self.manifold.project(x)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="a few points and steps")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--space", choices=("sphere", "torus"), default="sphere")
+    parser.add_argument("--points", type=Path, help="a CSV file of places; default: the world's airports")
+    args = parser.parse_args()
+    if args.space == "sphere":
+        manifold: Manifold = Sphere(2)
+        points = (load_csv(args.points, manifold) if args.points else load_airports()).points
+    else:
+        manifold = Torus(2)
+        centres = manifold.random_uniform(8, generator=torch.Generator().manual_seed(1))
+        points = HeatKernelMixture(manifold, centres, 0.02).sample(9000, generator=torch.Generator().manual_seed(2))
+    parts = split(points, seed=args.seed)
+    steps, size = (3, 64) if args.smoke else (args.steps, 512)
+    models: dict[str, Ours | Peer] = {
+        "ours, the peer's set-up": Ours(manifold, LinearPath(), 0),
+        "ours, its own set-up": Ours(manifold, LogPath(1e-2), 256),
+    }
+    if importlib.util.find_spec("flow_matching") is None:
+        print("flow_matching is not installed: its rows are left out.")
+    else:
+        models |= {f"flow_matching, {m}": Peer(manifold, m) for m in ("euler", "midpoint", "rk4")}
+    print(
+        f"{manifold}, {len(parts.train)} points, {steps} steps of {size}, seed {args.seed}, torch {torch.__version__}\n"
+    )
+    trained = {name: model for name, model in models.items() if "midpoint" not in name and "rk4" not in name}
+    times = train(trained, parts.train, steps, size)
+    for name, model in models.items():
+        if "midpoint" in name or "rk4" in name:
+            model.network.load_state_dict(models["flow_matching, euler"].network.state_dict())
+    test, n = parts.test, 100 if args.smoke else len(parts.test)
+    generator = torch.Generator().manual_seed(args.seed)
+
+    def mmd(x: torch.Tensor) -> float:
+        return metrics.mmd_published(x, test[:n], manifold)
+
+    floor = statistics.mean(
+        mmd(parts.train[torch.randperm(len(parts.train), generator=generator)[:n]]) for _ in range(4)
+    )
+    print("| method | ms per training step | ms per 1,000 samples and evaluation |", *(f" {k} |" for k in EVALUATIONS))
+    print("| --- | --- | --- |" + " --- |" * len(EVALUATIONS))
+    for name, model in models.items():
+        cells, cost = [], float("nan")
+        for k in EVALUATIONS:
+            if k < (4 if "rk4" in name else 2 if "midpoint" in name else 1):
+                cells.append("-")
+                continue
+            values = []
+            for _ in range(4):
+                noise = manifold.random_uniform(n, generator=generator)  # type: ignore[attr-defined]
+                start = time.perf_counter()
+                with torch.no_grad():
+                    x = model.sample(noise, k)
+                cost = 1e6 * (time.perf_counter() - start) / (n * k)
+                values.append(mmd(x))
+            cells.append(f"{statistics.mean(values) / floor:.2f}")
+        step = f"{1e3 * times[name]:.2f}" if name in times else ""
+        print(f"| {name} | {step} | {cost:.2f} |", *(f" {c} |" for c in cells))
+    print(f"\nMMD over its floor, {floor:.4f}")
+
+
+def train(models: dict[str, Ours | Peer], points: torch.Tensor, steps: int, size: int) -> dict[str, float]:
+    """Train all models step by step in turn; the median seconds of a step of each."""
+    runs = []
+    for model in models.values():
+        optimiser = torch.optim.AdamW(model.network.parameters(), 2e-3, weight_decay=0.0)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        runs.append((model, optimiser, schedule, torch.Generator().manual_seed(0)))
+    seconds: list[list[float]] = [[] for _ in runs]
+    for _ in range(steps):
+        for (model, optimiser, schedule, generator), spent in zip(runs, seconds, strict=True):
+            batch = points[torch.randint(len(points), (size,), generator=generator)]
+            start = time.perf_counter()
+            optimiser.zero_grad()
+            model.loss(batch, generator).backward()
+            torch.nn.utils.clip_grad_norm_(model.network.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            spent.append(time.perf_counter() - start)
+    return dict(zip(models, map(statistics.median, seconds), strict=True))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""The data of the comparison: where they live, how they are split, at which resolution they are modelled."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from manifold_diffusion.data import load_airports, load_csv, split
+from manifold_diffusion.heat_kernels import HeatKernelMixture
+from manifold_diffusion.manifolds import SO3, Manifold, Sphere, Torus
+
+
+@dataclass(frozen=True)
+class Space:
+    """One data set.
+
+    Attributes:
+        manifold: where it lives.
+        parts: training, validation and test points of a seed.
+        resolution: length below which the models blur the data: the square root of tau_min of the diffusion, s_min of
+            the paths.
+        steps: optimiser steps.
+        truth: log density, where it is known.
+        frequencies: random waves of the networks.
+        n_likelihood: test points whose likelihood is taken.
+    """
+
+    manifold: Manifold
+    parts: Callable[[int], tuple[Tensor, Tensor, Tensor]]
+    resolution: float
+    steps: int
+    truth: Callable[[int], Callable[[Tensor], Tensor]] | None = None
+    frequencies: int = 256
+    n_likelihood: int = 10**6
+
+
+def spaces(earth: Path, torsions: Path) -> dict[str, Space]:
+    """All data sets; those whose files are absent are left out, with a message."""
+    found: dict[str, Space] = {}
+    for name, file in (("volcano", "volerup.csv"), ("quakes", "quakes_all.csv"), ("flood", "flood.csv")):
+        if (earth / file).exists():
+            found[name] = Space(Sphere(2), _file(earth / file, Sphere(2)), 3e-3, 4000)
+        else:
+            print(f"{name} is left out: no file {earth / file}; pass --earth FOLDER.")
+    found["airports"] = Space(Sphere(2), lambda seed: _three(load_airports().points, seed), 3e-3, 8000)
+    if torsions.exists():
+        found["rna"] = Space(Torus(7), _file(torsions, Torus(7), list(range(2, 9)), "degrees"), 1e-2, 12000)
+    else:
+        print(f"rna is left out: no file {torsions}; pass --torsions FILE.")
+    found["rotations"] = Space(SO3(), _drawn(_rotations, 10000), 3e-2, 3000, lambda seed: _rotations(seed).log_prob)
+    for n in (2, 8, 32, 128):
+        found[f"torus{n}"] = Space(
+            Torus(n),
+            _drawn(lambda seed, n=n: _Angles(n), 10000),
+            3e-2,
+            3000,
+            lambda seed, n=n: _Angles(n).log_prob,
+            0,
+            200 if n < 128 else 20,
+        )
+    return found
+
+
+def _file(path: Path, manifold: Manifold, columns: list[int] | None = None, coordinates: str = "auto"):
+    return lambda seed: _three(load_csv(path, manifold, columns, coordinates).points, seed)  # type: ignore[arg-type]
+
+
+def _three(points: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    parts = split(points, seed=seed)
+    return parts.train, parts.val, parts.test
+
+
+def _drawn(law: Callable, n: int):
+    def parts(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        x = law(seed).sample(n + 2000, generator=torch.Generator().manual_seed(100 + seed))
+        return x[:n], x[n : n + 1000], x[n + 1000 :]
+
+    return parts
+
+
+def _rotations(seed: int) -> HeatKernelMixture:
+    """32 clusters of rotations, of two sizes."""
+    generator = torch.Generator().manual_seed(seed)
+    return HeatKernelMixture(
+        SO3(), SO3().random_uniform(32, generator=generator), torch.tensor([0.01, 0.05]).repeat(16)
+    )
+
+
+class _Angles:
+    """Independent angles, each from the same mixture of two wrapped normals: no loss per dimension is excusable."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        weights, tau = torch.tensor([0.7, 0.3]), torch.tensor([0.04, 0.16])
+        self.one = HeatKernelMixture(Torus(1), torch.tensor([[0.0], [2.0]]), tau, weights)
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        return self.one.sample(n * self.n, generator=generator).reshape(n, self.n)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.one.log_prob(x.reshape(-1, 1)).reshape(len(x), self.n).sum(1)

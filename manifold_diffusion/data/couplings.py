@@ -1,0 +1,162 @@
+"""Which draw of the prior each point of a batch is paired with."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .._errors import ConfigError, DataError, NumericsError
+from ..manifolds import Manifold
+
+__all__ = ["Coupling", "ExactCoupling", "IndependentCoupling", "SinkhornCoupling", "transport_plan"]
+
+
+class Coupling(Protocol):
+    """Pairing of two batches of the same size."""
+
+    def __call__(self, x0: Tensor, x1: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Index ``(n,)``: row i of ``x0`` is paired with row ``index[i]`` of ``x1``; ``x0`` keeps its order."""
+        ...
+
+
+class IndependentCoupling:
+    """Rows as they come: the product law."""
+
+    def __call__(self, x0: Tensor, x1: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        _same_size(x0, x1)
+        return torch.arange(len(x0), device=x0.device)
+
+
+class ExactCoupling:
+    r"""Optimal transport between the batches for the squared geodesic distance: an assignment.
+
+    Paths of optimally paired points cross less, so that the marginal velocity is straighter and fewer steps sample it.
+    The pairing of a batch is biased towards the one of the two laws as the batch grows. Source: Tong et al., *Improving
+    and generalizing flow-based generative models with minibatch optimal transport*, 2023, arXiv:2302.00482; Pooladian
+    et al., *Multisample flow matching*, 2023, arXiv:2304.14772. Solved by POT's network simplex on the CPU.
+
+    Args:
+        manifold: where the points live.
+
+    Example:
+        >>> import torch
+        >>> from manifold_diffusion.manifolds import Euclidean
+        >>> x = torch.tensor([[0.0], [1.0], [2.0]])
+        >>> ExactCoupling(Euclidean(1))(x, torch.tensor([[2.5], [0.5], [1.5]]))
+        tensor([1, 2, 0])
+    """
+
+    def __init__(self, manifold: Manifold) -> None:
+        self.manifold = manifold
+
+    def __call__(self, x0: Tensor, x1: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        _same_size(x0, x1)
+        plan = transport_plan(self.manifold, x0, x1)
+        return plan.argmax(1).to(x0.device)  # a vertex of the Birkhoff polytope: one entry per row
+
+
+class SinkhornCoupling:
+    r"""Entropic optimal transport between the batches: partners are drawn from the rows of the plan.
+
+    The plan minimises :math:`\langle P, d^2\rangle + \epsilon\,\mathrm{KL}(P \mid \tfrac1n \otimes \tfrac1n)`; with
+    the cost :math:`d^2/2` and :math:`\epsilon = \tau` (here :math:`2\tau`) it is the small-time limit of a Schrodinger
+    bridge. Computed in the log domain by POT.
+
+    Args:
+        manifold: where the points live.
+        epsilon: regularisation, in the units of a squared distance.
+        max_iterations: most iterations.
+
+    Raises:
+        ConfigError: if ``epsilon`` is not positive.
+    """
+
+    def __init__(self, manifold: Manifold, epsilon: float = 0.05, max_iterations: int = 1000) -> None:
+        if not (epsilon > 0 and math.isfinite(epsilon)) or max_iterations < 1:
+            raise ConfigError(
+                f"SinkhornCoupling needs epsilon > 0 and max_iterations >= 1; got {epsilon}, {max_iterations}. "
+                "ExactCoupling has no regularisation."
+            )
+        self.manifold, self.epsilon, self.max_iterations = manifold, float(epsilon), max_iterations
+
+    def __call__(self, x0: Tensor, x1: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        _same_size(x0, x1)
+        plan = transport_plan(self.manifold, x0, x1, epsilon=self.epsilon, max_iterations=self.max_iterations)
+        rows = plan.clamp(min=0).to(x0.device)
+        return torch.multinomial(rows, 1, generator=generator).squeeze(1)
+
+
+def transport_plan(
+    manifold: Manifold,
+    x0: Tensor,
+    x1: Tensor,
+    weights0: Tensor | None = None,
+    weights1: Tensor | None = None,
+    epsilon: float | None = None,
+    max_iterations: int = 1000,
+) -> Tensor:
+    """Transport plan between two weighted samples for the squared geodesic distance, ``(n, m)``, float64 on the CPU.
+
+    Args:
+        manifold: where the points live.
+        x0: ``(n, *point_shape)``.
+        x1: ``(m, *point_shape)``.
+        weights0: non-negative weights of ``x0``; default equal, summing to one.
+        weights1: the same for ``x1``; of the same total.
+        epsilon: entropic regularisation, in the units of a squared distance; None for the exact plan.
+        max_iterations: most Sinkhorn iterations.
+
+    Raises:
+        DataError: an empty sample, or weights that are negative, not finite, of the wrong length or of another total.
+        NumericsError: if Sinkhorn's iterations don't reach the marginals.
+    """
+    import ot
+
+    if len(x0) == 0 or len(x1) == 0:
+        raise DataError(f"A transport plan needs points on both sides; got {len(x0)} and {len(x1)}.")
+    a, b = _weights(weights0, len(x0), "weights0"), _weights(weights1, len(x1), "weights1")
+    if not math.isclose(float(a.sum()), float(b.sum()), rel_tol=1e-6):
+        raise DataError(
+            f"weights0 sum to {float(a.sum()):.6g}, weights1 to {float(b.sum()):.6g}: mass can't be created. Divide "
+            "each by its sum."
+        )
+    b = b * (a.sum() / b.sum())
+    cost = manifold.dist(x0.detach().unsqueeze(1), x1.detach().unsqueeze(0)).square().double().cpu().numpy()
+    if epsilon is None:
+        return torch.from_numpy(ot.emd(a.numpy(), b.numpy(), cost, numItermax=10_000_000))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whether it converged is checked below
+        plan = ot.sinkhorn(
+            a.numpy(), b.numpy(), cost, reg=epsilon, method="sinkhorn_log", numItermax=max_iterations, stopThr=1e-7
+        )
+    plan = torch.from_numpy(plan)
+    error = max(float((plan.sum(1) - a).abs().sum()), float((plan.sum(0) - b).abs().sum())) / float(a.sum())
+    if not error < 1e-2:
+        raise NumericsError(
+            f"Sinkhorn's marginals are off by {error:.1e} of the mass after {max_iterations} iterations at "
+            f"epsilon = {epsilon:g}. Raise epsilon or max_iterations, or take the exact plan."
+        )
+    return plan
+
+
+def _weights(weights: Tensor | None, n: int, name: str) -> Tensor:
+    if weights is None:
+        return torch.full((n,), 1 / n, dtype=torch.float64)
+    w = weights.detach().double().cpu()
+    if w.shape != (n,):
+        raise DataError(f"{name} must have one weight per point, shape ({n},); got {tuple(w.shape)}.")
+    if not bool(torch.isfinite(w).all()) or bool((w < 0).any()) or float(w.sum()) <= 0:
+        raise DataError(f"{name} must be finite, non-negative and not all zero.")
+    return w
+
+
+def _same_size(x0: Tensor, x1: Tensor) -> None:
+    if x0.shape != x1.shape:
+        raise DataError(
+            f"A coupling pairs batches of the same size; got {tuple(x0.shape)} and {tuple(x1.shape)}. Draw as many "
+            "points of one as of the other."
+        )

@@ -7,8 +7,10 @@ from .couplings import Coupling, ExactCoupling, IndependentCoupling, SinkhornCou
 from .earth import latlon_to_points, load_airports, points_to_latlon
 from .points import PointSet, Split, deduplicate, split
 from .table import load_csv
+from .text import CharacterCodec, load_python_manual
 
 __all__ = [
+    "CharacterCodec",
     "Coordinates",
     "Coupling",
     "ExactCoupling",
@@ -21,6 +23,7 @@ __all__ = [
     "load_airports",
     "load_csv",
     "load_npz",
+    "load_python_manual",
     "mark_condition",
     "point_set",
     "points_to_latlon",

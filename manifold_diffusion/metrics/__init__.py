@@ -1,4 +1,4 @@
-"""Layer 3: how good a model is: likelihood with its error, two-sample tests, and kernel densities to beat."""
+"""Layer 3: how good a model is: likelihood with its error, two-sample tests, kernel densities to beat, n-grams."""
 
 from .classifier import C2STResult, c2st
 from .estimate import Estimate, nll
@@ -13,6 +13,7 @@ from .mmd import (
     mmd_published,
     real_vs_real_floor,
 )
+from .ngram import NGramModel, distinct, unigram_entropy
 from .pit import KSResult, distance_pit, ks_uniform
 
 __all__ = [
@@ -28,9 +29,11 @@ __all__ = [
     "KSResult",
     "KernelDensity",
     "KernelMixture",
+    "NGramModel",
     "PermutationResult",
     "c2st",
     "distance_pit",
+    "distinct",
     "ks_uniform",
     "mmd2_biased",
     "mmd2_unbiased",
@@ -38,4 +41,5 @@ __all__ = [
     "mmd_published",
     "nll",
     "real_vs_real_floor",
+    "unigram_entropy",
 ]

@@ -5,11 +5,14 @@ from .bridge import BridgeFit, SchrodingerBridge
 from .diffusion import RiemannianDiffusion
 from .flow import RiemannianFlow
 from .flow_map import FlowMap
+from .language import FlowMapLanguageModel, LanguageFit
 
 __all__ = [
     "BridgeFit",
     "FlowMap",
+    "FlowMapLanguageModel",
     "GenerativeModel",
+    "LanguageFit",
     "RiemannianDiffusion",
     "RiemannianFlow",
     "SchrodingerBridge",

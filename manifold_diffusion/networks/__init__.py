@@ -1,8 +1,9 @@
-"""Layer 5: tangent-valued networks ``(t, x, cond=None) -> tangent vector at x``."""
+"""Layer 5: tangent-valued networks ``(t, x, cond=None) -> tangent vector at x``, and denoisers of tokens."""
 
 from .embeddings import HeatFeatures, TimeEmbedding
 from .guidance import Autoguidance, ClassifierFree, GradientGuidance
 from .mlp import TangentMLP
+from .token_transformer import TokenTransformer
 
 __all__ = [
     "Autoguidance",
@@ -11,4 +12,5 @@ __all__ = [
     "HeatFeatures",
     "TangentMLP",
     "TimeEmbedding",
+    "TokenTransformer",
 ]

@@ -8,6 +8,8 @@ from .discrete import DiscreteDenoising
 from .flow_map import FlowMapMatching, flow_map, flow_map_residual
 from .flow_matching import FlowMatching
 from .implicit import ImplicitScoreMatching
+from .token_flow import TokenFlow
+from .token_flow_map import TokenFlowMap, eulerian_target, lagrangian_target, semigroup_target
 
 __all__ = [
     "BridgeMatching",
@@ -18,7 +20,12 @@ __all__ = [
     "FlowMatching",
     "ImplicitScoreMatching",
     "Objective",
+    "TokenFlow",
+    "TokenFlowMap",
+    "eulerian_target",
     "flow_map",
     "flow_map_residual",
+    "lagrangian_target",
+    "semigroup_target",
     "stratified_times",
 ]

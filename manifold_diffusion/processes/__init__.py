@@ -3,6 +3,7 @@
 from .base import Mismatch, NoiseProcess, PathSample, Prior, Process
 from .bridges import BridgeMixture, BrownianBridge
 from .brownian import BrownianMotion
+from .decoding_clock import DecodingClock
 from .defaults import default_process
 from .discrete import AbsorbingNoise, Denoiser, DiscreteNoise, UniformNoise
 from .flow import GeodesicFlow, PathProcess, default_source
@@ -17,6 +18,7 @@ from .schedules import LinearSchedule, LogSchedule, Schedule, default_schedule
 from .schrodinger import SchrodingerCoupling, SchrodingerPlan, displacement_interpolation, schrodinger_plan
 from .signals import CosineSignal, LinearSignal, SignalSchedule
 from .terms import ODETerm, SDETerm, Terms
+from .token_path import TokenPath
 
 __all__ = [
     "AbsorbingNoise",
@@ -25,6 +27,7 @@ __all__ = [
     "BrownianMotion",
     "CosinePath",
     "CosineSignal",
+    "DecodingClock",
     "Denoised",
     "Denoiser",
     "DiffusionDistance",
@@ -60,6 +63,7 @@ __all__ = [
     "SpectralDistance",
     "StochasticInterpolant",
     "Terms",
+    "TokenPath",
     "Uniform",
     "UniformNoise",
     "WrappedNormal",

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from .._config import to_config
-from .._errors import CapabilityError, CheckpointError, ConfigError
+from .._errors import CapabilityError, ConfigError
 from ..manifolds import Manifold
 from ..objectives import Objective
 from ..processes import Mismatch, Process
@@ -32,7 +31,7 @@ from ..solvers import (
     sample_with_log_prob,
 )
 from .card import model_card
-from .pretrained import load_model, save_model
+from .pretrained import PretrainedModel
 
 if TYPE_CHECKING:
     from ..training import FitResult
@@ -42,7 +41,7 @@ __all__ = ["Estimator", "GenerativeModel"]
 Estimator = Literal["exact", "hutchinson"]
 
 
-class GenerativeModel(nn.Module):
+class GenerativeModel(PretrainedModel):
     r"""A process, a network, an objective and solvers in one object; the concrete models choose the parts.
 
     Args:
@@ -351,46 +350,30 @@ class GenerativeModel(nn.Module):
             max(r.n_evaluations for r in results),
         )
 
-    # ------------------------------------------------------------------ save and share
-
-    def save_pretrained(self, folder: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
-        """Write ``config.json``, ``model.safetensors`` and a model card ``README.md``.
-
-        Args:
-            folder: made if it does not exist.
-            metadata: facts about data and metrics, added to :attr:`metadata`.
-
-        Raises:
-            CheckpointError: if the folder can't be written; what was in it stays.
-            ConfigError: if a part can't be described by its constructor's arguments.
-        """
-        self.metadata.update(metadata or {})
-        save_model(self, folder, model_card(self, self.metadata), self.metadata)
-
-    @classmethod
-    def from_pretrained(
-        cls, folder: str | os.PathLike[str], *, trusted: Sequence[str] = (), device: torch.device | str = "cpu"
-    ) -> Self:
-        """Model of a folder written by :meth:`save_pretrained`, or of a Hugging Face Hub repository.
-
-        Nothing is unpickled.
-
-        Args:
-            folder: path, or ``owner/name``.
-            trusted: packages, besides this one, whose classes the configuration may name.
-            device: where to put the model.
-
-        Raises:
-            CheckpointError: if a file is missing, truncated or altered.
-            ConfigError: if the configuration names classes that are not trusted.
-        """
-        model, config = load_model(folder, trusted, device)
-        if not isinstance(model, cls):
-            raise CheckpointError(f"{folder} holds a {type(model).__name__}, not a {cls.__name__}.")
-        model.metadata = dict(config.get("metadata", {}))
-        return model
-
     # ------------------------------------------------------------------ helpers
+
+    def _card(self) -> str:
+        schedule = getattr(self.process, "schedule", getattr(self.process, "path", "one per factor"))
+        parameters = sum(p.numel() for p in self.network.parameters())
+        facts = [
+            f"process: `{type(self.process).__name__}`, schedule `{schedule}`",
+            f"network: `{type(self.network).__name__}`, {parameters:,} parameters",
+            f"objective: `{type(self.objective).__name__}`",
+        ]
+        note = (
+            "Densities are in nats with respect to the Riemannian volume; the data are seen at the resolution of the "
+            "least\nnoise of the schedule."
+        )
+        example = [
+            "x = model.sample(1000)",
+            "log_p = model.log_prob(x)",
+            "```",
+            "",
+            "```bash",
+            "manifold-diffusion sample path/to/this/folder --n 1000 --out samples.npz",
+        ]
+        title = f"{self.title} on {self.manifold}"
+        return model_card(title, type(self).__name__, facts, example, self.metadata, note)
 
     def _description(self) -> Any:
         """What a run must agree with to be resumed: the configuration, or names where a part has none."""

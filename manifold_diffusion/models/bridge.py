@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from .._errors import CheckpointError, ConfigError
-from .._version import __version__
+from .._errors import ConfigError
 from ..data import Coupling
 from ..manifolds import Manifold, Power
 from ..networks import TangentMLP
@@ -19,7 +16,8 @@ from ..objectives import BridgeMatching
 from ..processes import BridgeMixture, EmpiricalPrior
 from ..processes.bridges import Direction
 from ..solvers import ConstantSteps, GeodesicEulerMaruyama, GeodesicRK4, integrate
-from .pretrained import load_model, save_model
+from .card import model_card
+from .pretrained import PretrainedModel
 
 if TYPE_CHECKING:
     from ..training import FitResult
@@ -50,7 +48,7 @@ class BridgeFit:
         return f"BridgeFit({len(self.to_0)} iterations, {len(self.pairs)} pairs)"
 
 
-class SchrodingerBridge(nn.Module):
+class SchrodingerBridge(PretrainedModel):
     r"""The Schroedinger bridge of two laws: of all diffusions that carry one into the other, the nearest to Brownian.
 
     Two networks hold the drifts to both ends. The iterative Markovian fitting alternates between the Markov diffusion
@@ -294,73 +292,14 @@ class SchrodingerBridge(nn.Module):
             chunks.append(solution.trajectory if return_trajectory else solution.x)
         return torch.cat(chunks, 1 if return_trajectory else 0)
 
-    # ------------------------------------------------------------------ save and share
-
-    def save_pretrained(self, folder: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
-        """Write ``config.json``, ``model.safetensors`` and a model card; the data stay out of it.
-
-        Args:
-            folder: made if it does not exist.
-            metadata: facts about data and metrics, added to :attr:`metadata`.
-
-        Raises:
-            CheckpointError: if the folder can't be written.
-            ConfigError: if a network can't be described by its constructor's arguments.
-        """
-        self.metadata.update(metadata or {})
-        save_model(self, folder, self._card(), self.metadata)
-
-    @classmethod
-    def from_pretrained(
-        cls, folder: str | os.PathLike[str], *, trusted: Sequence[str] = (), device: torch.device | str = "cpu"
-    ) -> Self:
-        """Model of a folder written by :meth:`save_pretrained`, or of a Hugging Face Hub repository.
-
-        Args:
-            folder: path, or ``owner/name``.
-            trusted: packages, besides this one, whose classes the configuration may name.
-            device: where to put the model.
-
-        Raises:
-            CheckpointError: if a file is missing, truncated or altered, or holds another model.
-            ConfigError: if the configuration names classes that are not trusted.
-        """
-        model, config = load_model(folder, trusted, device)
-        if not isinstance(model, cls):
-            raise CheckpointError(f"{folder} holds a {type(model).__name__}, not a {cls.__name__}.")
-        model.metadata = dict(config.get("metadata", {}))
-        return model
-
     def _card(self) -> str:
-        facts = [f"- {key}: {value}" for key, value in self.metadata.items()] or ["Not recorded."]
-        lines = [
-            "---",
-            "library_name: manifold_diffusion",
-            "tags: [schrodinger-bridge, generative-model]",
-            "---",
-            "",
-            f"# Schroedinger bridge on {self.manifold}",
-            "",
-            f"- Brownian time from end to end: {self.tau:g}",
-            f"- networks: `{type(self.to_0).__name__}`, `{type(self.to_1).__name__}`, "
+        facts = [
+            f"Brownian time from end to end: {self.tau:g}",
+            f"networks: `{type(self.to_0).__name__}`, `{type(self.to_1).__name__}`, "
             f"{sum(p.numel() for p in self.parameters()):,} parameters",
-            f"- written by manifold_diffusion {__version__}",
-            "",
-            "## Data and metrics",
-            "",
-            *facts,
-            "",
-            "## Use",
-            "",
-            "```python",
-            "from manifold_diffusion.models import SchrodingerBridge",
-            "",
-            'model = SchrodingerBridge.from_pretrained("path/to/this/folder")',
-            "x0 = model.sample(x1)  # and model.sample(x0, direction='to_1')",
-            "```",
-            "",
         ]
-        return "\n".join(lines)
+        example = ["x0 = model.sample(x1)  # and model.sample(x0, direction='to_1')"]
+        return model_card(f"Schroedinger bridge on {self.manifold}", type(self).__name__, facts, example, self.metadata)
 
     # ------------------------------------------------------------------ helpers
 

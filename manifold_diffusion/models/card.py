@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .._version import __version__
@@ -10,26 +10,32 @@ from .._version import __version__
 __all__ = ["model_card"]
 
 
-def model_card(model: Any, metadata: Mapping[str, Any]) -> str:
-    """Markdown with what the model is, its data and metrics, and how to sample it."""
-    parameters = sum(p.numel() for p in model.network.parameters())
-    schedule = getattr(model.process, "schedule", getattr(model.process, "path", "one per factor"))
+def model_card(
+    title: str, kind: str, facts: Sequence[str], example: Sequence[str], metadata: Mapping[str, Any], note: str = ""
+) -> str:
+    """Markdown with what a model is, its data and metrics, and how to use it.
+
+    Args:
+        title: heading, such as ``Riemannian diffusion on Sphere(2)``.
+        kind: name of the class, which reads the folder.
+        facts: one line each about the parts.
+        example: lines of Python after the model is loaded.
+        metadata: of the model.
+        note: a paragraph after the facts.
+    """
+    tag = title.partition(" on ")[0].partition(":")[0].lower().replace(" ", "-")
     lines = [
         "---",
         "library_name: manifold_diffusion",
-        f"tags: [{model.title.lower().replace(' ', '-')}, generative-model]",
+        f"tags: [{tag}, generative-model]",
         "---",
         "",
-        f"# {model.title} on {model.manifold}",
+        f"# {title}",
         "",
-        f"- process: `{type(model.process).__name__}`, schedule `{schedule}`",
-        f"- network: `{type(model.network).__name__}`, {parameters:,} parameters",
-        f"- objective: `{type(model.objective).__name__}`",
+        *[f"- {fact}" for fact in facts],
         f"- written by manifold_diffusion {__version__}",
         "",
-        "Densities are in nats with respect to the Riemannian volume; the data are seen at the resolution of the least",
-        "noise of the schedule.",
-        "",
+        *([note, ""] if note else []),
         "## Data and metrics",
         "",
         *([f"- {key}: {_text(value)}" for key, value in metadata.items()] or ["Not recorded."]),
@@ -37,15 +43,10 @@ def model_card(model: Any, metadata: Mapping[str, Any]) -> str:
         "## Use",
         "",
         "```python",
-        f"from manifold_diffusion.models import {type(model).__name__}",
+        f"from manifold_diffusion.models import {kind}",
         "",
-        f'model = {type(model).__name__}.from_pretrained("path/to/this/folder")',
-        "x = model.sample(1000)",
-        "log_p = model.log_prob(x)",
-        "```",
-        "",
-        "```bash",
-        "manifold-diffusion sample path/to/this/folder --n 1000 --out samples.npz",
+        f'model = {kind}.from_pretrained("path/to/this/folder")',
+        *example,
         "```",
         "",
     ]

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import copy
-import os
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from .._config import to_config
-from .._errors import CheckpointError, ConfigError
-from .._version import __version__
+from .._errors import ConfigError
 from ..manifolds import Manifold
 from ..networks import TokenTransformer
 from ..objectives import TokenFlow, TokenFlowMap
 from ..processes import TokenPath
-from .pretrained import load_model, save_model
+from .card import model_card
+from .pretrained import PretrainedModel
 
 if TYPE_CHECKING:
     from ..training import FitResult
@@ -42,7 +40,7 @@ class LanguageFit:
     flow_map: FitResult | None
 
 
-class FlowMapLanguageModel(nn.Module):
+class FlowMapLanguageModel(PretrainedModel):
     r"""Sequences of tokens by a flow from Gaussian noise to one-hot codes, sampled in any number of steps, or one.
 
     One network is both models of the paper: its diagonal :math:`\delta_{t,t}` is the denoiser of the flow (FLM), with
@@ -230,46 +228,16 @@ class FlowMapLanguageModel(nn.Module):
             chunks.append(x.argmax(-1))
         return torch.cat(chunks)
 
-    # ------------------------------------------------------------------ save and share
-
-    def save_pretrained(self, folder: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
-        """Write ``config.json``, ``model.safetensors`` and a model card ``README.md``.
-
-        Args:
-            folder: made if it does not exist.
-            metadata: facts about data and metrics, such as the alphabet; added to :attr:`metadata`.
-
-        Raises:
-            CheckpointError: if the folder can't be written; what was in it stays.
-            ConfigError: if a part can't be described by its constructor's arguments.
-        """
-        self.metadata.update(metadata or {})
-        save_model(self, folder, _card(self), self.metadata)
-
-    @classmethod
-    def from_pretrained(
-        cls, folder: str | os.PathLike[str], *, trusted: Sequence[str] = (), device: torch.device | str = "cpu"
-    ) -> Self:
-        """Model of a folder written by :meth:`save_pretrained`, or of a Hugging Face Hub repository.
-
-        Nothing is unpickled.
-
-        Args:
-            folder: path, or ``owner/name``.
-            trusted: packages, besides this one, whose classes the configuration may name.
-            device: where to put the model.
-
-        Raises:
-            CheckpointError: if a file is missing, truncated or altered, or holds another kind of model.
-            ConfigError: if the configuration names classes that are not trusted.
-        """
-        model, config = load_model(folder, trusted, device)
-        if not isinstance(model, cls):
-            raise CheckpointError(f"{folder} holds a {type(model).__name__}, not a {cls.__name__}.")
-        model.metadata = dict(config.get("metadata", {}))
-        return model
-
     # ------------------------------------------------------------------ helpers
+
+    def _card(self) -> str:
+        parameters = sum(p.numel() for p in self.network.parameters())
+        facts = [
+            f"network: `{type(self.network).__name__}`, {parameters:,} parameters",
+            f"flow map trained by the rule `{self.rule}`",
+        ]
+        title = f"Flow map language model: {self.length} tokens of {self.n_tokens}"
+        return model_card(title, type(self).__name__, facts, ["tokens = model.sample(10, steps=1)"], self.metadata)
 
     def _description(self) -> Any:
         """What a run must agree with to be resumed."""
@@ -281,34 +249,3 @@ class FlowMapLanguageModel(nn.Module):
     def _times(self, x: Tensor, t: Tensor | float) -> Tensor:
         self.manifold.check_point(x, "x")
         return torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(self.manifold.batch_shape(x))
-
-
-def _card(model: FlowMapLanguageModel) -> str:
-    parameters = sum(p.numel() for p in model.network.parameters())
-    lines = [
-        "---",
-        "library_name: manifold_diffusion",
-        "tags: [flow-map, language-model]",
-        "---",
-        "",
-        f"# Flow map language model: {model.length} tokens of {model.n_tokens}",
-        "",
-        f"- network: `{type(model.network).__name__}`, {parameters:,} parameters",
-        f"- flow map trained by the rule `{model.rule}`",
-        f"- written by manifold_diffusion {__version__}",
-        "",
-        "## Data and metrics",
-        "",
-        *([f"- {key}: {value}" for key, value in model.metadata.items()] or ["Not recorded."]),
-        "",
-        "## Use",
-        "",
-        "```python",
-        "from manifold_diffusion.models import FlowMapLanguageModel",
-        "",
-        'model = FlowMapLanguageModel.from_pretrained("path/to/this/folder")',
-        "tokens = model.sample(10, steps=1)",
-        "```",
-        "",
-    ]
-    return "\n".join(lines)

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ from .._config import from_config, to_config
 from .._errors import CheckpointError, ConfigError
 from .._version import __version__
 
-__all__ = ["load_model", "save_model"]
+__all__ = ["PretrainedModel", "load_model", "save_model"]
 
 _FORMAT = 1
 
@@ -174,3 +174,54 @@ def _local(folder: str | os.PathLike[str]) -> Path:
         return Path(snapshot_download(str(folder), allow_patterns=["config.json", "model.safetensors", "README.md"]))
     except Exception as error:  # the hub client raises many kinds; all mean that there is no model to be had
         raise CheckpointError(f"There is no folder {folder}, and the Hugging Face Hub gave none: {error}") from error
+
+
+class PretrainedModel(nn.Module):
+    """A model that is saved to a folder that can be shared, and read back; the concrete models say what is in its card.
+
+    Attributes:
+        metadata: what the model card says of data and metrics; saved with the model.
+    """
+
+    metadata: dict[str, Any]
+
+    def _card(self) -> str:
+        """Markdown of the model card."""
+        raise NotImplementedError
+
+    def save_pretrained(self, folder: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
+        """Write ``config.json``, ``model.safetensors`` and a model card ``README.md``.
+
+        Args:
+            folder: made if it does not exist.
+            metadata: facts about data and metrics, added to :attr:`metadata`.
+
+        Raises:
+            CheckpointError: if the folder can't be written; what was in it stays.
+            ConfigError: if a part can't be described by its constructor's arguments.
+        """
+        self.metadata.update(metadata or {})
+        save_model(self, folder, self._card(), self.metadata)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | os.PathLike[str], *, trusted: Sequence[str] = (), device: torch.device | str = "cpu"
+    ) -> Self:
+        """Model of a folder written by :meth:`save_pretrained`, or of a Hugging Face Hub repository.
+
+        Nothing is unpickled.
+
+        Args:
+            folder: path, or ``owner/name``.
+            trusted: packages, besides this one, whose classes the configuration may name.
+            device: where to put the model.
+
+        Raises:
+            CheckpointError: if a file is missing, truncated or altered, or holds another kind of model.
+            ConfigError: if the configuration names classes that are not trusted.
+        """
+        model, config = load_model(folder, trusted, device)
+        if not isinstance(model, cls):
+            raise CheckpointError(f"{folder} holds a {type(model).__name__}, not a {cls.__name__}.")
+        model.metadata = dict(config.get("metadata", {}))
+        return model

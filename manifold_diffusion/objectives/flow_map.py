@@ -51,6 +51,10 @@ class FlowMapMatching(Objective):
     - ``semigroup``: :math:`X_{s,t} = X_{u,t} \circ X_{s,u}` for u between; no derivatives.
 
     Every one of them has the flow map of v as its only solution; the right-hand sides are constants for the gradient.
+    Derivatives are taken, and their squares averaged, in the time t of the process: the error of an end point is at
+    most the integral of the residual over t. In units of the clock, whose rate falls by orders of magnitude towards
+    the data on a logarithmic path, training failed (one step: 4.3 times the floor of MMD on the places of earthquakes
+    instead of ONE_STEP).
 
     Source: Boffi, Albergo and Vanden-Eijnden, *Flow map matching*, 2024, arXiv:2406.07507, and *How to build a
     consistency model*, 2025, arXiv:2505.18825; Geng et al., *Mean flows for one-step generative modeling*, 2025,
@@ -170,19 +174,18 @@ def flow_map_residual(
         return (manifold.dist(jump(start, end, x), goal) / size.clamp(min=1e-3)).square()
     if kind == "lagrangian":
         y, dy = _jvp(lambda t: jump(start, t, x), (end,), (torch.ones_like(end),))
-        error = dy / _rate(process, end) - constant(end, y)
+        error = dy - _rate(process, end) * constant(end, y)
         return manifold.inner(y.detach(), error, error)
     rate = _rate(process, start)
     v = constant(start, x)
     if kind == "eulerian":
         y, dy = _jvp(lambda s, z: jump(s, end, z), (start, x), (torch.ones_like(start), rate * v))
-        error = dy / rate
-        return manifold.inner(y.detach(), error, error)
+        return manifold.inner(y.detach(), dy, dy)
     with torch.no_grad():
         y, dy = _jvp(lambda s, z: jump(s, end, z), (start, x), (torch.ones_like(start), rate * v))
         goal = manifold.transport(y, x, manifold.to_tangent(y, dy / rate))
     output = network(start, x, cond, end)
-    error = output - (output.detach() + goal)
+    error = rate * (output - (output.detach() + goal))
     return manifold.inner(x, error, error)
 
 

@@ -63,8 +63,8 @@ def study(case, total, steps, seed, out):
             print(f"{float(ratio.mean()):.3g} ± {float(ratio.std() / len(ratio) ** 0.5):.1g} |", end=" ")
             print(f"{float(result.ess[-1].mean()):.1f} | {time.perf_counter() - start:.0f} |", flush=True)
             if (name, n) in (("undamped", 1), ("damped", 64)):
-                path, title = out / f"{case.__name__}-{name}-{n}.png", f"Twist {name}, n_particles={n}"
-                log_density = lambda x: law.log_prob(x, TAU_MIN) + log_likelihood(x)  # noqa: E731
+                path, title = out / f"{case.__name__}-{name}-{n}.png", f"Twist {name}, particles: {n}; exact posterior"
+                log_density = lambda x: law.log_prob(x, TAU_MIN) + log_likelihood(x) - math.log(evidence)  # noqa: E731
                 plot(law.manifold, samples=result.draw(g)[:256], log_prob=log_density, title=title, path=path)
 
 

@@ -14,11 +14,12 @@ METHODS = ("diffusion", "flow", "map")
 def build(method: str, space: Space, seed: int) -> GenerativeModel:
     """An untrained model of a method."""
     manifold = space.manifold
+    options = {"width": space.width, "n_frequencies": space.frequencies, "seed": seed}
     if method == "diffusion":
         process = BrownianMotion(manifold, LogSchedule(space.resolution**2, default_schedule(manifold).tau_max))
-        return RiemannianDiffusion(manifold, process, TangentMLP(process, n_frequencies=space.frequencies, seed=seed))
+        return RiemannianDiffusion(manifold, process, TangentMLP(process, **options))
     path = GeodesicFlow(manifold, LogPath(space.resolution))
-    network = TangentMLP(path, n_frequencies=space.frequencies, two_times=method == "map", seed=seed)
+    network = TangentMLP(path, two_times=method == "map", **options)
     return (FlowMap if method == "map" else RiemannianFlow)(manifold, path, network)
 
 

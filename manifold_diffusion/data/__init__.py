@@ -1,6 +1,7 @@
 """Layer 3: data sets of points on manifolds: loaders that check every row, de-duplication, deterministic splits."""
 
 from .arrays import load_npz, point_set
+from .categorical import points_to_probabilities, points_to_tokens, probabilities_to_points, tokens_to_points
 from .conditions import mark_condition
 from .convert import Coordinates
 from .couplings import Coupling, ExactCoupling, IndependentCoupling, SinkhornCoupling, transport_plan
@@ -27,6 +28,10 @@ __all__ = [
     "mark_condition",
     "point_set",
     "points_to_latlon",
+    "points_to_probabilities",
+    "points_to_tokens",
+    "probabilities_to_points",
     "split",
+    "tokens_to_points",
     "transport_plan",
 ]

@@ -126,7 +126,8 @@ class Power(Manifold):
 
     def random_frequencies(self, n: int, max_frequency: float, generator: torch.Generator | None = None) -> Tensor:
         """Half of the waves see one copy, the others all of them, with lengths drawn per copy."""
-        blocks = self.manifold.random_frequencies(n * self.k, max_frequency, generator).reshape(n, self.k, -1)
+        blocks = self.manifold.random_frequencies(n * self.k, max_frequency, generator)
+        blocks = blocks.reshape(n, self.k, blocks.shape[-1])
         only = torch.randint(self.k, (n, 1), generator=generator) == torch.arange(self.k)
         mixed = torch.rand(n, 1, generator=generator) < 0.5
         return torch.where((mixed | only).unsqueeze(-1), blocks, 0.0).flatten(1)

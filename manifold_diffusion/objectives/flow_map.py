@@ -65,7 +65,9 @@ class FlowMapMatching(Objective):
         process: a process with a target and a clock: a path process, Brownian motion, products of these.
         kind: which characterisation.
         pair_fraction: share of the batch on which it is imposed; the diagonal is trained on all of it.
-        full_jumps: share of the pairs that go all the way, from 1 to 0; the times of the others are uniform.
+        one_step: share of the pairs that belong to one-step sampling; the times of the others are uniform on the
+            triangle. A Lagrangian equation is integrated along the end time, so that these start at 1; an Eulerian one
+            along the start time: these end at 0; a semigroup joins the halves of the jump from 1 to 0.
         weight: of the jumps against the diagonal.
 
     Raises:
@@ -78,15 +80,15 @@ class FlowMapMatching(Objective):
         process: Process,
         kind: Kind = "lagrangian",
         pair_fraction: float = 0.5,
-        full_jumps: float = 0.25,
+        one_step: float = 0.25,
         weight: float = 1.0,
     ) -> None:
         if kind not in KINDS:
             raise ConfigError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}.")
-        if not 0 < pair_fraction <= 1 or not 0 <= full_jumps <= 1 or not weight > 0:
+        if not 0 < pair_fraction <= 1 or not 0 <= one_step <= 1 or not weight > 0:
             raise ConfigError(
-                "FlowMapMatching needs 0 < pair_fraction <= 1, 0 <= full_jumps <= 1 and weight > 0; got "
-                f"{pair_fraction}, {full_jumps}, {weight}."
+                "FlowMapMatching needs 0 < pair_fraction <= 1, 0 <= one_step <= 1 and weight > 0; got "
+                f"{pair_fraction}, {one_step}, {weight}."
             )
         if not process.has_target:
             raise ConfigError(
@@ -95,12 +97,12 @@ class FlowMapMatching(Objective):
         process.clock(torch.ones(()))  # raises where there is none
         self.process = process
         self.kind: Kind = kind
-        self.pair_fraction, self.full_jumps, self.weight = pair_fraction, full_jumps, weight
+        self.pair_fraction, self.one_step, self.weight = pair_fraction, one_step, weight
         self._teacher: Network | None = None
 
     def with_teacher(self, teacher: Network) -> FlowMapMatching:
         """The same objective, whose diagonal is regressed on a frozen network in the units of the process."""
-        copy = FlowMapMatching(self.process, self.kind, self.pair_fraction, self.full_jumps, self.weight)
+        copy = FlowMapMatching(self.process, self.kind, self.pair_fraction, self.one_step, self.weight)
         copy._teacher = teacher
         return copy
 
@@ -127,11 +129,13 @@ class FlowMapMatching(Objective):
         return diagonal + self.weight * residual.mean()
 
     def _times(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Start and end of the jumps, from noise towards data: uniform on the triangle, a share from 1 to 0."""
-        u, v, full = torch.rand(3, len(x), generator=generator, dtype=x.dtype, device=x.device)
+        """Start and end of the jumps, from noise towards data."""
+        u, v, w, share = torch.rand(4, len(x), generator=generator, dtype=x.dtype, device=x.device)
         start, end = torch.maximum(u, v), torch.minimum(u, v)
-        whole = full < self.full_jumps
-        return torch.where(whole, 1.0, start), torch.where(whole, 0.0, end)
+        whole = share < self.one_step
+        lagrangian, eulerian = self.kind == "lagrangian", self.kind in ("eulerian", "mean_flow")
+        start = torch.where(whole, w if eulerian else 1.0, start)
+        return start, torch.where(whole, w if lagrangian else 0.0, end)
 
 
 def flow_map_residual(

@@ -102,7 +102,7 @@ def check_against(M: Manifold, r: float, tau: float, log_p: float, score: float,
         assert abs(radial_score / score - 1) <= tolerance + relative, (M, r, tau, dtype, radial_score, score)
 
 
-@pytest.mark.parametrize("n", [2, 3, 9, 127])
+@pytest.mark.parametrize("n", [2, 3, 9, pytest.param(127, marks=pytest.mark.slow)])
 def test_sphere_agrees_with_multiprecision_series(n):
     for tau in (
         3e-4,
@@ -121,6 +121,7 @@ def test_sphere_agrees_with_multiprecision_series(n):
             check_against(Sphere(n), r, tau, log_p, score, 2e-9, 2e-6)
 
 
+@pytest.mark.slow
 def test_sphere_2_at_the_smallest_time():
     for z in (0.3, 1.5, 6.0):
         r, tau = z * 1e-3, 1e-6

@@ -26,7 +26,7 @@ def sphere_cdf(theta: np.ndarray, tau: float) -> np.ndarray:
     return out / 2
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(F64, marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize("tau", [0.01, pytest.param(0.4, marks=pytest.mark.slow), 2.0])
 def test_a_million_samples_on_the_sphere_follow_the_law(tau, dtype):
     x0 = Sphere(2).origin(dtype=dtype)

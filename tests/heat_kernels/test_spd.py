@@ -301,7 +301,14 @@ def test_a_model_trains_samples_and_has_a_likelihood(M):
 
 
 @pytest.mark.filterwarnings("ignore:The noised data")  # a coarse walk, for speed
-@pytest.mark.parametrize("metric", ["affine", pytest.param("log_euclidean", marks=pytest.mark.slow), "log_cholesky"])
+@pytest.mark.parametrize(
+    "metric",
+    [
+        pytest.param("affine", marks=pytest.mark.slow),
+        pytest.param("log_euclidean", marks=pytest.mark.slow),
+        "log_cholesky",
+    ],
+)
 def test_langevin_trains_by_implicit_score_matching(metric):
     M = SPD(3, metric)
     x = points(M, 64, 1, 0.3).float()

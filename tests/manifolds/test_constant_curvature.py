@@ -234,7 +234,7 @@ def test_one_dimension_is_a_line_or_a_circle() -> None:
         torch.testing.assert_close(heat_kernel(m).log_prob(x, x0, t), expected)
 
 
-@pytest.mark.parametrize("n", [1, 2, 4])
+@pytest.mark.parametrize("n", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_log_density_is_continuous_through_zero(n: int) -> None:
     r = torch.linspace(0.01, 2.0, 20, dtype=F64)
     tau = 0.5

@@ -71,7 +71,8 @@ class Peer:
 
     def sample(self, x_1: torch.Tensor, k: int) -> torch.Tensor:
         stages = {"euler": 1, "midpoint": 2, "rk4": 4}[self.method]
-        x = self.solver.sample(x_1, step_size=stages / k, method=self.method)
+        grid = torch.linspace(0, 1, k // stages + 1)
+        x = self.solver.sample(x_1, step_size=None, method=self.method, time_grid=grid)
         return self.manifold.project(x)
 
 

@@ -1,5 +1,7 @@
 """The three methods of the comparison, with the same network, and how each is sampled with k evaluations."""
 
+from typing import Any
+
 import torch
 from spaces import Space
 
@@ -14,7 +16,7 @@ METHODS = ("diffusion", "flow", "map")
 def build(method: str, space: Space, seed: int) -> GenerativeModel:
     """An untrained model of a method."""
     manifold = space.manifold
-    options = {"width": space.width, "n_frequencies": space.frequencies, "seed": seed}
+    options: dict[str, Any] = {"width": space.width, "n_frequencies": space.frequencies, "seed": seed}
     if method == "diffusion":
         process = BrownianMotion(manifold, LogSchedule(space.resolution**2, default_schedule(manifold).tau_max))
         return RiemannianDiffusion(manifold, process, TangentMLP(process, **options))

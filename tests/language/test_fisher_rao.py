@@ -8,6 +8,7 @@ from manifold_diffusion.data import points_to_tokens, probabilities_to_points, t
 from manifold_diffusion.manifolds import Power, Sphere
 from manifold_diffusion.models import FlowMap
 from manifold_diffusion.networks import TangentMLP
+from manifold_diffusion.objectives import FlowMapMatching
 from manifold_diffusion.processes import GeodesicFlow, LinearPath
 
 from .two_phrases import TOKENS, valid
@@ -43,9 +44,11 @@ def test_one_step_of_a_map_on_spheres_draws_pairs_that_belong_together():
     manifold = Power(Sphere(3), 2)
     points = tokens_to_points(TOKENS, 4).repeat(500, 1, 1)
     process = GeodesicFlow(manifold, LinearPath())
-    model = FlowMap(manifold, process, TangentMLP(process, n_frequencies=0, two_times=True))
+    network = TangentMLP(process, width=64, n_frequencies=0, two_times=True)
+    model = FlowMap(manifold, process, network, FlowMapMatching(process, pair_fraction=1.0, one_step=0.5))
     model.fit(points, max_steps=1500, batch_size=256, progress=False)
     drawn = points_to_tokens(model.sample(4000, steps=1, generator=torch.Generator().manual_seed(0)))
+    assert valid(points_to_tokens(model.sample(4000, steps=4, generator=torch.Generator().manual_seed(0)))) >= 0.99
     shuffled = torch.stack([drawn[:, 0], drawn[torch.randperm(4000, generator=torch.Generator().manual_seed(1)), 1]], 1)
-    assert valid(drawn) >= 0.99
+    assert valid(drawn) >= 0.95
     assert 0.45 < valid(shuffled) < 0.55

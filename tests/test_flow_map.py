@@ -216,7 +216,9 @@ def test_bad_requests_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="another process"):
         model.fit(data, teacher=RiemannianFlow(SPHERE), max_steps=1)
     with pytest.raises(ConfigError, match="two_times"):
-        FlowMap(SPHERE, network=TangentMLP(GeodesicFlow(SPHERE))).sample(2)
+        FlowMap(SPHERE, network=TangentMLP(GeodesicFlow(SPHERE)))
+    with pytest.raises(ConfigError, match="'map'"):
+        model.sample(2, method="sde")  # type: ignore[arg-type]
     with pytest.raises(CapabilityError, match="multiple"):
         FlowMap(Euclidean(2), Langevin(Euclidean(2)))
     with pytest.raises(ConfigError, match="kind"):

@@ -32,5 +32,4 @@ def draw(model: GenerativeModel, n: int, k: int, generator: torch.Generator) -> 
     schedule = getattr(model.process, "path", None) or getattr(model.process, "schedule", None)
     assert schedule is not None
     solver, steps = GeodesicMultistep(2, NoiseClock(schedule)), ClockSteps(k, NoiseClock(schedule, 1 / 3))
-    sample = model.sample_flow if isinstance(model, FlowMap) else model.sample
-    return sample(n, steps=steps, solver=solver, generator=generator)
+    return model.sample(n, method="ode", steps=steps, solver=solver, generator=generator)

@@ -10,8 +10,9 @@ import torch
 from .._config import from_config, to_config
 from .._errors import ConfigError
 from ..manifolds import Manifold
-from ..models import GenerativeModel, RiemannianDiffusion, RiemannianFlow
+from ..models import FlowMap, GenerativeModel, RiemannianDiffusion, RiemannianFlow
 from ..networks import TangentMLP
+from ..objectives import FlowMapMatching
 from ..processes import PathProcess, default_process
 from .arguments import merge
 from .names import manifold_name, normalise
@@ -53,8 +54,13 @@ def build_model(section: Mapping[str, Any], seed: int, trusted: Sequence[str] = 
 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        network = part("network", f"manifold_diffusion.networks.{TangentMLP.__name__}")
         objective = part("objective", None)
+        if isinstance(objective, FlowMapMatching):
+            default = {"class_path": f"manifold_diffusion.networks.{TangentMLP.__name__}"}
+            section["network"] = merge({**default, "init_args": {"two_times": True}}, section.get("network") or {})
+        network = part("network", f"manifold_diffusion.networks.{TangentMLP.__name__}")
+        if isinstance(objective, FlowMapMatching):
+            return FlowMap(manifold, process, network, objective)
         if isinstance(process, PathProcess):
             return RiemannianFlow(manifold, process, network, objective)
         return RiemannianDiffusion(manifold, process, network, objective)

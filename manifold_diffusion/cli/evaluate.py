@@ -39,7 +39,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--n", type=int, default=5000, help="number of samples, at most, for the two-sample tests; 0 for no tests"
     )
-    parser.add_argument("--method", type=str, default="ode", help="how to sample: ode or sde")
+    parser.add_argument("--method", type=str | None, default=None, help="how to sample: ode, sde or map")
     parser.add_argument("--steps", type=int | None, default=None, help="steps of the solver")
     parser.add_argument("--permutations", type=int, default=500, help="of the MMD test")
     parser.add_argument("--baselines", type=bool, default=True, help="fit the kernel densities")
@@ -137,7 +137,8 @@ def _two_sample_tests(model: GenerativeModel, data: Data, given: Mapping[str, An
     cond = None if data.test.cond is None else data.test.cond[: min(len(test), given["n"])].to(like)
     n = min(given["n"], _MAX_SAMPLE) if cond is None else len(cond)
     noise = torch.Generator(given["device"]).manual_seed(given["seed"])
-    samples = model.sample(n, method=given["method"], steps=given["steps"], cond=cond, generator=noise).cpu().to(test)
+    how = {} if given["method"] is None else {"method": given["method"]}
+    samples = model.sample(n, steps=given["steps"], cond=cond, generator=noise, **how).cpu().to(test)
     gram = HeatGram(model.manifold)
     permuted = mmd_permutation_test(samples, test, gram, given["permutations"], generator)
     print(f"\n{n:,} samples ({given['method']}) against {len(test):,} test points, heat kernel")

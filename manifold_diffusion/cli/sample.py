@@ -19,10 +19,13 @@ def run(argv: Sequence[str]) -> int:
     parser = new_model_parser("sample", "[options]", "Draw points from a saved model. Same seed, same points.")
     parser.add_argument("--n", type=int, default=1000, help="number of points")
     parser.add_argument(
-        "--method", type=str, default="ode", help="ode (probability flow) or sde (reverse-time diffusion)"
+        "--method",
+        type=str | None,
+        default=None,
+        help="ode (probability flow), sde (reverse-time diffusion), map (jumps of a flow map); default: the model's",
     )
     parser.add_argument(
-        "--steps", type=int | None, default=None, help="steps of the solver; default 25 for the ODE, 250 for the SDE"
+        "--steps", type=int | None, default=None, help="steps; default 25 for the ODE, 250 for the SDE, 1 for the map"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of all randomness")
     parser.add_argument(
@@ -46,7 +49,7 @@ def run(argv: Sequence[str]) -> int:
     states = model.sample(
         given["n"],
         steps=given["steps"],
-        method=given["method"],
+        **({} if given["method"] is None else {"method": given["method"]}),
         cond=cond,
         generator=generator,
         batch_size=given["batch_size"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,16 @@ from ..manifolds import Manifold
 from ..networks import TangentMLP
 from ..objectives import FlowMapMatching, Objective, flow_map
 from ..processes import GeodesicFlow, LogPath, Process
-from ..solvers import AdaptiveSteps, DensitySolution, DormandPrince, LearnedMultistep, LikelihoodResult, integrate
+from ..solvers import (
+    AdaptiveSteps,
+    DensitySolution,
+    DormandPrince,
+    LearnedMultistep,
+    LikelihoodResult,
+    Solver,
+    StepController,
+    integrate,
+)
 from .base import GenerativeModel
 
 __all__ = ["FlowMap"]
@@ -26,8 +35,8 @@ class FlowMap(GenerativeModel):
 
     One network serves 1, 2, 4, 8, ... steps (:meth:`sample`), and its diagonal :math:`F_{s,s}` is an ordinary velocity,
     so that everything that a :class:`RiemannianFlow` offers is there as well: the flow with any solver
-    (:meth:`sample_flow`), the exact likelihood along it (:meth:`log_prob`). The density of the jumps themselves, where
-    they are diffeomorphisms, is :meth:`map_log_prob`.
+    (``sample(method="ode")``), the exact likelihood along it (:meth:`log_prob`). The density of the jumps themselves,
+    where they are diffeomorphisms, is :meth:`map_log_prob`.
 
     Args:
         manifold: where the data live.
@@ -65,6 +74,8 @@ class FlowMap(GenerativeModel):
     ) -> None:
         process = process if process is not None else GeodesicFlow(manifold, LogPath(1e-2))
         network = network if network is not None else TangentMLP(process, two_times=True)
+        if not getattr(network, "two_times", True):
+            raise ConfigError("A flow map needs a network of two times, such as TangentMLP(process, two_times=True).")
         super().__init__(
             manifold, process, network, objective if objective is not None else FlowMapMatching(process), sampler
         )
@@ -112,27 +123,40 @@ class FlowMap(GenerativeModel):
         self,
         n: int,
         *,
-        steps: int | None = None,
+        steps: int | StepController | None = None,
+        method: Literal["map", "ode"] = "map",
+        solver: Solver | None = None,
         times: Sequence[float] | None = None,
         cond: Tensor | None = None,
         generator: torch.Generator | None = None,
         batch_size: int = 16384,
         return_trajectory: bool = False,
+        progress: bool = False,
     ) -> Tensor:
-        """Draw points with one evaluation of the network per step.
+        """Draw points: by jumps, one evaluation of the network each, or along the flow of the diagonal.
 
         Args:
             n: number of points.
-            steps: jumps, equal in t; default 1.
-            times: instead of ``steps``, the times between 1 and 0 at which jumps start and end.
+            steps: jumps, equal in t, default 1; of the flow as in :meth:`GenerativeModel.sample`.
+            method: ``"map"``, or ``"ode"`` for the flow with a solver.
+            solver: scheme of the flow; to be given with ``"ode"``.
+            times: instead of ``steps``, the times from 1 to 0 at which jumps start and end.
             cond: condition, ``(cond_dim,)`` or ``(n, cond_dim)``.
             generator: source of the draws of the prior.
             batch_size: points that are carried together.
             return_trajectory: return all states, ``(steps + 1, n, *point_shape)``.
+            progress: show a progress bar of the flow.
 
         Raises:
             ConfigError: if ``steps`` is less than 1.
         """
+        if method not in ("map", "ode") or (solver is not None and method == "map"):
+            raise ConfigError(
+                f"method must be 'map' (jumps) or 'ode' (the flow, with any solver); got {method!r}, solver={solver!r}."
+            )
+        if method == "ode":
+            flow = {"steps": steps, "solver": solver, "cond": cond, "generator": generator, "progress": progress}
+            return super().sample(n, batch_size=batch_size, return_trajectory=return_trajectory, **flow)
         grid = self._grid(steps, times)
         chunks = []
         for size, part in self._chunks(n, cond, batch_size):
@@ -143,10 +167,6 @@ class FlowMap(GenerativeModel):
                 raise NumericsError("The flow map gave points that are not finite: train it longer, or in float64.")
             chunks.append(torch.stack(states) if return_trajectory else states[-1])
         return torch.cat(chunks, 1 if return_trajectory else 0)
-
-    def sample_flow(self, n: int, **options: Any) -> Tensor:
-        """Draw points along the flow of the diagonal, with a solver: :meth:`GenerativeModel.sample`."""
-        return super().sample(n, **options)
 
     # ------------------------------------------------------------------ density of the map
 
@@ -307,7 +327,7 @@ class FlowMap(GenerativeModel):
                 "of variables. Use more steps, train longer, or log_prob, the likelihood along the flow."
             )
 
-    def _grid(self, steps: int | None, times: Sequence[float] | None) -> list[float]:
+    def _grid(self, steps: Any, times: Sequence[float] | None) -> list[float]:
         if times is not None:
             grid = [float(t) for t in times]
             falling = all(a > b for a, b in itertools.pairwise(grid))

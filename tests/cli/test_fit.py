@@ -14,6 +14,7 @@ import torch
 from manifold_diffusion import RiemannianDiffusion
 from manifold_diffusion.cli import main
 from manifold_diffusion.cli.arguments import read_yaml
+from manifold_diffusion.models import GenerativeModel
 
 from .options import TINY
 
@@ -33,6 +34,26 @@ def test_fit_leaves_everything_in_its_folder(run_folder: Path) -> None:
     assert metadata["data"] == "places" and metadata["points"].startswith("120 train, 15 val, 15 test")
     assert metadata["seed"] == 0 and metadata["command"].startswith("manifold-diffusion fit --data")
     assert "prior mismatch" in metadata
+
+
+def test_flow_matching_and_flow_maps_are_named_by_their_parts(places: Path, tmp_path: Path) -> None:
+    """A path process makes a flow, its objective a flow map; a flow map is sampled by jumps or along its flow."""
+    for name, parts, kind in (
+        ("flow", ["--model.process", "GeodesicFlow"], "RiemannianFlow"),
+        ("map", ["--model.process", "GeodesicFlow", "--model.objective", "FlowMapMatching"], "FlowMap"),
+    ):
+        folder = tmp_path / name
+        assert (
+            main(["fit", "--data", str(places), *parts, *TINY, "--trainer.max_steps", "3", "--out_dir", str(folder)])
+            == 0
+        )
+        assert type(GenerativeModel.from_pretrained(folder / "model")).__name__ == kind
+        methods = [[], ["--method", "ode", "--steps", "2"]] + ([["--method", "map"]] if kind == "FlowMap" else [])
+        for method in methods:
+            out = tmp_path / "samples.csv"
+            assert main(["sample", str(folder / "model"), "--n", "3", *method, "--out", str(out)]) == 0
+            assert len(out.read_text().splitlines()) == 4
+            out.unlink()
 
 
 def test_the_saved_configuration_reproduces_the_weights(run_folder: Path, tmp_path: Path) -> None:

@@ -106,3 +106,12 @@ def test_network_is_differentiable_forward_and_twice():
     (first,) = torch.autograd.grad(network(t, x.requires_grad_()).square().sum(), x, create_graph=True)
     first.square().sum().backward()
     assert torch.isfinite(network.lift.weight.grad).all()
+
+
+def test_a_condition_of_the_wrong_width_is_refused():
+    network = TangentMLP(BrownianMotion(Sphere(2)), width=8, n_frequencies=4, cond_dim=3)
+    t, x = torch.tensor([0.5]), torch.tensor([[0.0, 0.0, 1.0]])
+    for cond in (None, torch.ones(1, 2), torch.ones(1, 4)):
+        with pytest.raises(ConfigError, match="cond_dim=3"):
+            network(t, x, cond)
+    assert network(t, x, torch.ones(1, 3)).shape == (1, 3)

@@ -5,8 +5,9 @@ python experiments/bench/peer_flow_matching.py [--smoke] [--steps N] [--seed S] 
 The peer is installed for this comparison only: pip install --no-deps flow_matching==1.0.10 torchdiffeq (its licence is
 not free). Both train the same network (a perceptron on the points and the time, of the same initial weights) with the
 same optimiser, batch and number of steps on the same points, geodesic paths from the uniform law. Quality is the MMD of
-the few-step papers between as many samples as there are held-out points and these, over its floor, that of training
-points; means of 8 draws. The next rows are what this library would take: a logarithmic path, heat features, two-step formulas, and a flow map.
+the few-step papers between held-out points and as many samples, over its floor, that of training points (means of 8
+draws). The next rows are what this library would take: a logarithmic path, heat features, two-step formulas, and a flow
+map.
 """
 
 import argparse

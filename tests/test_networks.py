@@ -109,7 +109,7 @@ def test_network_is_differentiable_forward_and_twice():
 
 
 def test_a_condition_of_the_wrong_width_is_refused():
-    network = TangentMLP(BrownianMotion(Sphere(2)), width=8, n_frequencies=4, cond_dim=3)
+    network = TangentMLP(default_process(Sphere(2)), width=8, n_frequencies=4, cond_dim=3)
     t, x = torch.tensor([0.5]), torch.tensor([[0.0, 0.0, 1.0]])
     for cond in (None, torch.ones(1, 2), torch.ones(1, 4)):
         with pytest.raises(ConfigError, match="cond_dim=3"):

@@ -64,7 +64,7 @@ def z_score(values, mean):
     return float((values.mean() - mean) / (values.std() / len(values) ** 0.5))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, pytest.param(torch.float32, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize("dtype", [pytest.param(torch.float64, marks=pytest.mark.slow), torch.float32], ids=str)
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: repr(law[0]))
 def test_bridges_between_ends_of_brownian_motion_are_brownian_motion(law, dtype):
     manifold, tau, observable, mean = law

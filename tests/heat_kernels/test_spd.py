@@ -287,7 +287,15 @@ def test_what_has_no_kernel_says_what_would_do():
         heat_kernel(SPD(3)).sample(torch.eye(3), 31.0)
 
 
-@pytest.mark.parametrize("M", [SPD(3), SPD(3, "log_cholesky"), Correlation(3)], ids=repr)
+@pytest.mark.parametrize(
+    "M",
+    [
+        pytest.param(SPD(3), marks=pytest.mark.slow),
+        SPD(3, "log_cholesky"),
+        pytest.param(Correlation(3), marks=pytest.mark.slow),
+    ],
+    ids=repr,
+)
 def test_a_model_trains_samples_and_has_a_likelihood(M):
     x = points(M, 128, 1, 0.4).float()
     model = RiemannianDiffusion(M)

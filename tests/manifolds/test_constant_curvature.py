@@ -327,7 +327,9 @@ def test_symmetry_turns_around(kappa: float) -> None:
     torch.testing.assert_close(m.norm(image, turned), m.norm(y, v))
 
 
-@pytest.mark.parametrize("kappa", [-0.5, 0.0, 0.5])
+@pytest.mark.parametrize(
+    "kappa", [-0.5, pytest.param(0.0, marks=pytest.mark.slow), pytest.param(0.5, marks=pytest.mark.slow)]
+)
 def test_model_trains_and_has_a_picture(kappa: float, tmp_path: Path) -> None:
     m = ConstantCurvature(2, kappa)
     data = heat_kernel(m).sample(m.origin().expand(128, 3), 0.2, seeded(1))

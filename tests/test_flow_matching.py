@@ -13,6 +13,7 @@ from manifold_diffusion.manifolds import (
     SO3,
     SPD,
     Euclidean,
+    HalfSpace,
     Hyperboloid,
     Manifold,
     Product,
@@ -41,6 +42,7 @@ from manifold_diffusion.processes import (
 )
 from manifold_diffusion.processes.flow import geodesic_point
 from manifold_diffusion.solvers import GeodesicMultistep, NoiseClock
+from manifold_diffusion.testing import instances
 
 MANIFOLDS = [Euclidean(2), Sphere(2), Torus(3), SO3(), Hyperboloid(2), SPD(2), Product(SO3(), Euclidean(3))]
 SYMMETRIC = [Euclidean(2), Sphere(2), Torus(2), SO3(), Hyperboloid(2)]
@@ -339,3 +341,17 @@ def test_parts_that_do_not_fit_are_refused():
         RiemannianFlow(sphere).sample(2, method="sde")
     with pytest.raises(CapabilityError, match="spectrum"):
         SpectralDistance(Hyperboloid(2))
+
+
+def test_geodesic_paths_stay_on_every_manifold():
+    """On all instances: points of the path are on the manifold, targets tangent and of the length of the geodesic."""
+    for name, manifold in instances():
+        if manifold == HalfSpace(2):  # no uniform law, and a wrapped normal would cross its boundary
+            continue
+        origin = manifold.origin(torch.float64).expand(12, *manifold.point_shape)
+        x0 = manifold.move(origin, 0.2 * manifold.random_tangent(origin, generator=generator()))
+        path = GeodesicFlow(manifold).sample(x0, torch.linspace(0, 1, 12, dtype=torch.float64), generator(1))
+        manifold.check_point(path.x_t, name)
+        manifold.check_tangent(path.x_t, path.target, name)
+        length = manifold.dist(x0, path.x_1)
+        assert torch.allclose(manifold.norm(path.x_t, path.target), length, rtol=1e-5, atol=1e-7), name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,16 +81,27 @@ class DecodingClock:
 
 
 @functools.lru_cache(maxsize=16)
-def _table(n_tokens: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Knots m, :math:`-\log\varepsilon` there, and its derivative."""
-    m = torch.arange(0, _LARGEST + _KNOT / 2, _KNOT, dtype=torch.float64, device=device)
-    y = torch.arange(-14, 44, _NODE, dtype=torch.float64, device=device)  # y = z + m
-    wrong = -torch.expm1((n_tokens - 1) * torch.special.log_ndtr(y)) * n_tokens / (n_tokens - 1)
+def _arrays(n_tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    r"""Knots m, :math:`-\log\varepsilon` there, and its derivative.
+
+    In NumPy: a table that torch made inside a transform (``jvp``) would belong to it, and must not be kept.
+    """
+    from scipy.special import log_ndtr
+
+    m = np.arange(0, _LARGEST + _KNOT / 2, _KNOT)
+    y = np.arange(-14, 44, _NODE)  # y = z + m
+    wrong = -np.expm1((n_tokens - 1) * log_ndtr(y)) * n_tokens / (n_tokens - 1)
     z = y - m[:, None]
-    weight = torch.exp(-0.5 * z.square()) * (_NODE / math.sqrt(2 * math.pi))
+    weight = np.exp(-0.5 * z**2) * (_NODE / math.sqrt(2 * math.pi))
     error = weight @ wrong
     error[0] = 1.0  # exactly
-    return m, -error.log(), -(weight * z) @ wrong / error
+    return m, -np.log(error), -(weight * z) @ wrong / error
+
+
+def _table(n_tokens: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """The arrays as tensors."""
+    m, depth, slope = (torch.from_numpy(a).to(device) for a in _arrays(n_tokens))
+    return m, depth, slope
 
 
 def _hermite(x: Tensor, knots: Tensor, values: Tensor, slopes: Tensor) -> Tensor:

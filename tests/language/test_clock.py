@@ -7,7 +7,7 @@ import torch
 from scipy.special import log_ndtr
 
 from manifold_diffusion._errors import ConfigError
-from manifold_diffusion.processes import DecodingClock
+from manifold_diffusion.processes import DecodingClock, decoding_clock
 
 SIZES = [2, 3, 28, 1000, 50_000]
 
@@ -97,3 +97,13 @@ def test_derivative():
 def test_refusal():
     with pytest.raises(ConfigError, match="n_tokens >= 2"):
         DecodingClock(1)
+
+
+def test_the_table_may_be_made_inside_a_transform():
+    """The first call of all, in nested forward mode: nothing of the transform is kept."""
+    decoding_clock._arrays.cache_clear()
+    clock, t, one = DecodingClock(37), torch.tensor(0.3, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
+    jvp = torch.func.jvp
+    second = jvp(lambda s: jvp(clock.error, (s,), (one,))[1], (t,), (one,))[1]
+    assert torch.isfinite(second) and torch.isfinite(clock.error(t)) and torch.isfinite(clock.time(t))
+    assert second.item() == jvp(lambda s: jvp(clock.error, (s,), (one,))[1], (t,), (one,))[1].item()

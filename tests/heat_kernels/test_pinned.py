@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
 
 from manifold_diffusion._errors import CapabilityError, ConfigError
-from manifold_diffusion.heat_kernels import HeatKernelMixture, heat_kernel, sample_pinned
+from manifold_diffusion.heat_kernels import HeatKernelMixture, heat_kernel, pinned, sample_pinned
 from manifold_diffusion.manifolds import SPD, Circle, Euclidean, Power, Product, Sphere, Torus
 
 SPACES = [
@@ -90,13 +91,33 @@ def test_the_law_between_two_points_of_the_sphere(r, tau0, tau1):
     assert excess(cells(sample_pinned(Sphere(2), x0, x1, 1.2 * tau0, tau1, seeded())), mass) > 5
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_proposals_are_accepted_often_and_never_beyond_their_bound(monkeypatch, dtype):
+    """At least 0.44 of them up to a distance of 2.5, whatever the times: the cost is bounded."""
+    seen = []
+
+    def all_at_once(propose, x0, what, generator):
+        seen.append(propose(torch.arange(len(x0)))[1])
+        return x0
+
+    monkeypatch.setattr(pinned, "_reject", all_at_once)
+    n, angle = 500, torch.tensor([0.0, 0.5, 1.5, 2.5], dtype=dtype).repeat_interleave(500)
+    x0 = torch.eye(3, dtype=dtype)[0].expand(4 * n, 3)
+    x1 = torch.stack([angle.cos(), angle.sin(), 0 * angle], -1)
+    for total, part in itertools.product((1e-3, 0.1, 1.0, 7.0), (0.1, 0.5, 0.9)):
+        sample_pinned(Sphere(2), x0, x1, total * part, total * (1 - part), seeded())
+        log_accept = seen.pop()
+        assert float(log_accept.max()) < (1e-8 if dtype == torch.float64 else 1e-3)
+        assert float(log_accept.exp().reshape(4, n).mean(1).min()) > 0.4
+
+
 def test_the_tangent_bounds_the_density():
     """log p is concave in the cosine of the distance at every time: what makes the rejection exact."""
     angle = torch.linspace(1e-3, 3.1414, 2000, dtype=torch.float64)
     x = torch.stack([angle.cos(), angle.sin(), torch.zeros_like(angle)], -1)
     north = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
     for tau in torch.logspace(-4, 1, 30, dtype=torch.float64):
-        slope = heat_kernel(Sphere(2)).pull(x, north, tau.expand(2000))
+        slope = heat_kernel(Sphere(2))._radial.pull((x + north).square().sum(-1) / 2, tau.expand(2000))
         assert bool((slope.diff() >= -1e-12 * slope[1:].abs()).all())
 
 

@@ -29,7 +29,6 @@ def draw(model: GenerativeModel, n: int, k: int, generator: torch.Generator) -> 
     """Samples with k evaluations each: jumps of a map up to 8, else two-step formulas in the noise level."""
     if isinstance(model, FlowMap) and k <= 8:
         return model.sample(n, steps=k, generator=generator)
-    schedule = getattr(model.process, "path", None) or getattr(model.process, "schedule", None)
-    assert schedule is not None
+    schedule: Any = model.process.schedule
     solver, steps = GeodesicMultistep(2, NoiseClock(schedule)), ClockSteps(k, NoiseClock(schedule, 1 / 3))
     return model.sample(n, method="ode", steps=steps, solver=solver, generator=generator)

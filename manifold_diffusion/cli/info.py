@@ -93,7 +93,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _card(folder: str, trusted: Sequence[str]) -> str:
     model = open_model(folder, trusted)
-    schedule = getattr(model.process, "schedule", getattr(model.process, "path", None))
+    schedule = getattr(model.process, "schedule", None)
     lines = {
         "manifold": f"{manifold_name(to_config(model.manifold))} (dimension {model.manifold.dim})",
         "process": f"{_process(model.process)}" + (f", {schedule!r}" if schedule is not None else ""),

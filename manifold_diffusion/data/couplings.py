@@ -118,7 +118,7 @@ def transport_plan(
 
     if len(x0) == 0 or len(x1) == 0:
         raise DataError(f"A transport plan needs points on both sides; got {len(x0)} and {len(x1)}.")
-    a, b = _weights(weights0, len(x0), "weights0"), _weights(weights1, len(x1), "weights1")
+    a, b = point_weights(weights0, x0, "weights0").cpu(), point_weights(weights1, x1, "weights1").cpu()
     if not math.isclose(float(a.sum()), float(b.sum()), rel_tol=1e-6):
         raise DataError(
             f"weights0 sum to {float(a.sum()):.6g}, weights1 to {float(b.sum()):.6g}: mass can't be created. Divide "
@@ -143,14 +143,20 @@ def transport_plan(
     return plan
 
 
-def _weights(weights: Tensor | None, n: int, name: str) -> Tensor:
+def point_weights(weights: Tensor | None, x: Tensor, name: str) -> Tensor:
+    """Weights ``(n,)`` of points, float64, on their device; equal ones that sum to one by default.
+
+    Raises:
+        DataError: if a weight is negative or not finite, all are zero, or there is not one per point.
+    """
     if weights is None:
-        return torch.full((n,), 1 / n, dtype=torch.float64)
-    w = weights.detach().double().cpu()
-    if w.shape != (n,):
-        raise DataError(f"{name} must have one weight per point, shape ({n},); got {tuple(w.shape)}.")
-    if not bool(torch.isfinite(w).all()) or bool((w < 0).any()) or float(w.sum()) <= 0:
-        raise DataError(f"{name} must be finite, non-negative and not all zero.")
+        return torch.full((len(x),), 1 / len(x), dtype=torch.float64, device=x.device)
+    w = weights.detach().to(dtype=torch.float64, device=x.device)
+    if w.shape != (len(x),) or not bool(torch.isfinite(w).all()) or bool((w < 0).any()) or float(w.sum()) <= 0:
+        raise DataError(
+            f"{name} must be finite, non-negative and not all zero, one per point, shape ({len(x)},); got shape "
+            f"{tuple(w.shape)}" + (f", least {float(w.min()):.3g}." if w.numel() else ".")
+        )
     return w
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .._errors import CapabilityError, NumericsError
+from .._safe import sinhc
 from ..manifolds import (
     SO3,
     ConstantCurvature,
@@ -287,7 +288,7 @@ def _(
     d, middle = manifold.dist(x0, x1), manifold.geodesic(x0, x1, t)
     curvature = rho * (rho - 1) / 6
     least, most = -(rho**2) / 2 + min(curvature, 0.0), -(rho**2) / 2 + max(curvature, 0.0)
-    volume = _sinhc(d / 2).log()
+    volume = sinhc(d / 2).log()
     log_bound = (
         -manifold.n / 2 * (2 * math.pi * tau).log()
         - d.square() / (2 * tau)
@@ -302,10 +303,6 @@ def _(
         return x, target - kernel.log_prob(x, middle[row], time[row]) - log_bound[row]
 
     return _reject(propose, x0, f"Brownian bridge on {manifold}", generator)
-
-
-def _sinhc(x: Tensor) -> Tensor:
-    return torch.where(x < 1e-3, 1 + x.square() / 6, x.sinh() / x.clamp_min(1e-3))
 
 
 @draw_bridge.register

@@ -56,10 +56,6 @@ class SphereKernel(HeatKernel):
         vector, coversine = _towards(x, x0)
         return self._radial.pull(coversine, brownian_time(tau, x)).unsqueeze(-1) * vector
 
-    def pull(self, x: Tensor, x0: Tensor, tau: Tensor) -> Tensor:
-        """Derivative of :meth:`log_prob` in the cosine of the distance; ``tau`` is not checked."""
-        return self._radial.pull((x + x0).square().sum(-1) / 2, tau)
-
     def pairwise_log_prob(self, x: Tensor, centres: Tensor, tau: Tensor) -> Tensor:
         return self._radial.pairwise_log_prob(_versine(x, centres), tau)
 

@@ -239,7 +239,7 @@ class GenerativeModel(PretrainedModel):
         generator = generator or torch.Generator(device=self._like().device).manual_seed(0)
         noise = self._prior_sample(n_noise, generator)
         ((_, part),) = self._chunks(n_noise, cond, n_noise)
-        schedule = getattr(self.process, "schedule", getattr(self.process, "path", None))
+        schedule = getattr(self.process, "schedule", None)
         options.setdefault("clock", None if schedule is None else NoiseClock(schedule))
         fitted = fit_multistep(self.process.terms(self.network, part).flow, self.manifold, noise, steps, **options)
         self.sampler = fitted.solver
@@ -353,7 +353,7 @@ class GenerativeModel(PretrainedModel):
     # ------------------------------------------------------------------ helpers
 
     def _card(self) -> str:
-        schedule = getattr(self.process, "schedule", getattr(self.process, "path", "one per factor"))
+        schedule = getattr(self.process, "schedule", "one per factor")
         parameters = sum(p.numel() for p in self.network.parameters())
         facts = [
             f"process: `{type(self.process).__name__}`, schedule `{schedule}`",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .._errors import ConfigError
 from ..manifolds import Manifold
 
-__all__ = ["HeatFeatures", "TimeEmbedding"]
+__all__ = ["HeatFeatures", "TimeEmbedding", "check_condition"]
 
 TimeKind = Literal["bumps", "fourier", "learned"]
 
@@ -94,3 +94,13 @@ class HeatFeatures(nn.Module):
         # Beyond exp(-30) = 1e-13 a wave is gone; smaller gates would be denormal numbers, which are slow.
         gate = torch.exp(-0.5 * damping.clamp(max=60.0))
         return self.manifold.embed(x), gate * phase.cos(), gate * phase.sin()
+
+
+def check_condition(cond: Tensor | None, cond_dim: int) -> None:
+    """Raise :class:`ConfigError` unless ``cond`` is what a network built with ``cond_dim`` takes."""
+    if (0 if cond is None else cond.shape[-1]) != cond_dim:
+        raise ConfigError(
+            f"The network was built with cond_dim={cond_dim}; got "
+            f"{'no cond' if cond is None else f'cond of shape {tuple(cond.shape)}'}. Give one row of {cond_dim} "
+            "numbers per point, or build it with another cond_dim."
+        )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .._errors import ConfigError
 from ..processes import Process
-from .embeddings import HeatFeatures, TimeEmbedding, TimeKind
+from .embeddings import HeatFeatures, TimeEmbedding, TimeKind, check_condition
 
 __all__ = ["TangentMLP"]
 
@@ -110,12 +110,7 @@ class TangentMLP(nn.Module):
 
     def forward(self, t: Tensor, x: Tensor, cond: Tensor | None = None, end: Tensor | None = None) -> Tensor:
         """Tangent vectors at ``x`` for times ``t`` ``(*batch,)`` and conditions ``(*batch, cond_dim)``."""
-        if (0 if cond is None else cond.shape[-1]) != self.cond_dim:
-            raise ConfigError(
-                f"The network was built with cond_dim={self.cond_dim}; got "
-                f"{'no cond' if cond is None else f'cond of shape {tuple(cond.shape)}'}. Give one row of "
-                f"{self.cond_dim} numbers per point, or build it with another cond_dim."
-            )
+        check_condition(cond, self.cond_dim)
         if end is not None and not self.two_times:
             raise ConfigError("The network sees one time; a flow map needs TangentMLP(process, two_times=True).")
         context = self.time(t)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .._errors import ConfigError
 from ..processes import TokenPath
-from .embeddings import TimeEmbedding
+from .embeddings import TimeEmbedding, check_condition
 from .mlp import _linear
 
 __all__ = ["TokenTransformer"]
@@ -139,11 +139,7 @@ class TokenTransformer(nn.Module):
             cond: condition, ``(*batch, cond_dim)``.
             to: times to which the flow map goes; None for ``t``, the denoiser itself.
         """
-        if (cond is None) != (self.cond_dim == 0):
-            raise ConfigError(
-                f"The network was built with cond_dim={self.cond_dim}; got "
-                f"{'no cond' if cond is None else f'cond of shape {tuple(cond.shape)}'}."
-            )
+        check_condition(cond, self.cond_dim)
         here = self.time(self.process.decoding_clock.error(t))
         context = self.context(here if cond is None else torch.cat([here, cond], -1))
         if to is not None:

@@ -205,6 +205,12 @@ class NoiseProcess(Process):
         flow = -0.5 * (rate / self.scale(t)) * output
         return flow if drift is None else drift + flow
 
+    def reverse_drift(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        r"""Drift :math:`b - a\nabla\log p_t` of the reverse-time SDE, from the network's output."""
+        drift, rate = self.drift_and_rate(x, t)
+        flow = -rate * self.score(output, x, t)
+        return flow if drift is None else drift + flow
+
     def terms(self, network: Network, cond: Tensor | None = None) -> Terms:
         r"""Flow and reverse SDE of a network, :math:`dX = (b - a\nabla\log p_t)\,dt + \sqrt a\,dB`, dt < 0."""
 
@@ -212,9 +218,7 @@ class NoiseProcess(Process):
             return self.velocity(network(t, x, cond), x, t)
 
         def reverse_drift(t: Tensor, x: Tensor) -> Tensor:
-            drift, rate = self.drift_and_rate(x, t)
-            flow = -(rate / self.scale(t)) * network(t, x, cond)
-            return flow if drift is None else drift + flow
+            return self.reverse_drift(network(t, x, cond), x, t)
 
         def diffusion(t: Tensor, x: Tensor) -> Tensor:
             return self._noise_amplitude(x, t)

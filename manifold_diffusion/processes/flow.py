@@ -84,6 +84,11 @@ class PathProcess(Process):
             )
         self._spread = _mean_square(manifold, self.prior)
 
+    @property
+    def schedule(self) -> PathSchedule:
+        """The path, under the name that noise processes have for theirs."""
+        return self.path
+
     @abstractmethod
     def _draw(self, x0: Tensor, x1: Tensor, s: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Points at fraction ``s`` ``(*batch,)`` of the paths, and their velocities dx/ds."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._errors import ConfigError, DataError, NumericsError
+from ..data.couplings import point_weights
 from ..heat_kernels import HeatKernel, heat_kernel
 from ..manifolds import Manifold
 from .bridges import BrownianBridge, Direction
@@ -256,8 +257,9 @@ def schrodinger_plan(
             )
     if x0.dtype != x1.dtype or x0.device != x1.device:
         raise DataError(f"x0 is {x0.dtype} on {x0.device}, x1 {x1.dtype} on {x1.device}. Convert one: x1.to(x0).")
-    total0, log_a = _log_weights(weights0, x0, "weights0")
-    total1, log_b = _log_weights(weights1, x1, "weights1")
+    w0, w1 = point_weights(weights0, x0, "weights0"), point_weights(weights1, x1, "weights1")
+    total0, total1 = float(w0.sum()), float(w1.sum())
+    log_a, log_b = (w0 / total0).log(), (w1 / total1).log()
     if weights0 is not None and weights1 is not None and abs(total0 - total1) > 1e-5 * max(total0, total1):
         raise DataError(
             f"weights0 sum to {total0:.7g}, weights1 to {total1:.7g}: a coupling needs equal totals. Divide each by "
@@ -282,19 +284,6 @@ def schrodinger_plan(
         )
     shift = ((log_a.exp() * f).sum() - (log_b.exp() * g).sum()) / 2
     return SchrodingerPlan(manifold, float(tau), x0, x1, log_a, log_b, f - shift, g + shift, violation, iterations)
-
-
-def _log_weights(weights: Tensor | None, x: Tensor, name: str) -> tuple[float, Tensor]:
-    """Total, and logarithms of the normalised weights, in float64."""
-    if weights is None:
-        return 1.0, torch.full((len(x),), -math.log(len(x)), dtype=torch.float64, device=x.device)
-    w = weights.to(dtype=torch.float64, device=x.device)
-    if w.shape != (len(x),) or not bool(torch.isfinite(w).all()) or bool((w < 0).any()) or float(w.sum()) <= 0:
-        raise DataError(
-            f"{name} must be one finite number >= 0 per point ({len(x)}), not all zero; got shape {tuple(w.shape)}"
-            + (f", least {float(w.min()):.3g}." if w.numel() else ".")
-        )
-    return float(w.sum()), (w / w.sum()).log()
 
 
 class SchrodingerCoupling:

@@ -222,9 +222,7 @@ def particle_filter(
 
 def reverse_step(process: NoiseProcess, output: Tensor, x: Tensor, t: Tensor, h: float) -> tuple[Tensor, Tensor]:
     """Mean (a tangent vector) and noise amplitude of one Euler-Maruyama step of the reverse process, h < 0."""
-    drift, rate = process.drift_and_rate(x, t)
-    reverse = -rate * process.score(output, x, t)
-    return h * (reverse if drift is None else drift + reverse), (abs(h) * rate).sqrt()
+    return h * process.reverse_drift(output, x, t), (abs(h) * process.drift_and_rate(x, t)[1]).sqrt()
 
 
 class _Untwisted:

@@ -27,7 +27,7 @@ def measure(name: str, method: str, space: Space, seed: int, effort: float, limi
     train, val, test = (part[:limit] for part in space.parts(seed))
     generator, start = torch.Generator().manual_seed(seed), time.perf_counter()
     model, steps = build(method, space, seed), max(2, round(effort * space.steps))
-    options = {"weight_decay": space.weight_decay, "out_dir": folder, "resume": True}
+    options = {"weight_decay": space.weight_decay, "out_dir": folder, "resume": effort > 0, "overwrite": True}
     result = model.fit(train, val, max_steps=steps, seed=seed, **options)
     scored = test[: space.n_likelihood]
 

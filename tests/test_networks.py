@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from manifold_diffusion._errors import ConfigError
-from manifold_diffusion.manifolds import SO3, Euclidean, Hyperboloid, Product, Sphere, Torus
+from manifold_diffusion.manifolds import SO3, Euclidean, Hyperboloid, Power, Product, Sphere, Torus
 from manifold_diffusion.networks import HeatFeatures, TangentMLP, TimeEmbedding
+from manifold_diffusion.networks.factors import factors_of
 from manifold_diffusion.processes import default_process
 
 MANIFOLDS = [
@@ -80,7 +81,7 @@ def test_time_embedding_separates_times(kind):
 
 def test_bad_arguments_name_the_argument():
     process = default_process(Sphere(2))
-    for bad in ({"width": 0}, {"depth": 0}, {"n_frequencies": -1}, {"max_frequency": 0.5}):
+    for bad in ({"width": 0}, {"depth": 0}, {"n_frequencies": -1}, {"max_frequency": 0.5}, {"factor_width": -1}):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             TangentMLP(process, **bad)
     with pytest.raises(ConfigError, match="kind"):
@@ -106,6 +107,70 @@ def test_network_is_differentiable_forward_and_twice():
     (first,) = torch.autograd.grad(network(t, x.requires_grad_()).square().sum(), x, create_graph=True)
     first.square().sum().backward()
     assert torch.isfinite(network.lift.weight.grad).all()
+
+
+PRODUCTS = [
+    Torus(3),
+    Torus(2, periods=[1.0, 3.0]),
+    Power(Sphere(2), 3),
+    Product(Torus(2), Power(SO3(), 2), Euclidean(2), weights=[1.0, 4.0, 0.5]),
+]
+
+
+@pytest.mark.parametrize("manifold", PRODUCTS, ids=repr)
+def test_factors_are_columns_of_the_whole(manifold):
+    """Embedding, coordinates and frame of a factor are its columns of those of the product."""
+    (x,), factors = batch(manifold, 1)[1], factors_of(manifold)
+    assert sum(f.manifold.dim for f in factors) == manifold.dim
+    flat, coordinates, start = manifold.embed(x), manifold.coordinates(x), 0
+    for f in factors:
+        size = f.manifold.origin().numel()
+        part = x.flatten()[start : start + size].reshape(f.manifold.point_shape)
+        weight = flat[list(f.embedding)].norm() / f.manifold.embed(part).norm()  # a metric's weight scales embeddings
+        assert torch.allclose(flat[list(f.embedding)], weight * f.manifold.embed(part), atol=1e-6)
+        assert torch.equal(coordinates[list(f.coordinates)], f.manifold.coordinates(part))
+        own = torch.zeros(manifold.frame_dim)
+        own[list(f.frame)] = torch.arange(1.0, 1 + len(f.frame))
+        vector = manifold.from_frame(x, own).flatten()
+        alone = f.manifold.from_frame(part, torch.arange(1.0, 1 + len(f.frame)))
+        assert torch.allclose(vector[start : start + size], alone.flatten(), atol=1e-6)
+        assert (vector != 0).sum() == (alone != 0).sum()
+        start += size
+    assert start == x.numel()
+
+
+@pytest.mark.parametrize("manifold", PRODUCTS, ids=repr)
+def test_perceptrons_of_factors_see_their_factor_only(manifold):
+    network = TangentMLP(default_process(manifold), width=8, n_frequencies=0, factor_width=8, factor_frequencies=3)
+    t, x = batch(manifold)
+    assert (network(t, x) == 0).all()
+    generator = torch.Generator().manual_seed(0)
+    assert network.factors is not None
+    torch.nn.init.normal_(network.factors.head.weight, generator=generator)
+
+    def outputs(y):
+        return network.factors(y, network.process.noise_levels(t), network.time(t))
+
+    moved = manifold.exp(x, manifold.random_tangent(x, generator=generator))
+    before, start = outputs(x), 0
+    for f in factors_of(manifold):
+        size = f.manifold.origin().numel()
+        y = x.flatten(1).clone()
+        y[:, start : start + size] = moved.flatten(1)[:, start : start + size]
+        changed = (outputs(y.reshape(x.shape)) - before).abs().amax(0) > 1e-6
+        assert changed.nonzero().flatten().tolist() == list(f.frame)
+        start += size
+    network(t, x).square().sum().backward()
+    torch.nn.init.normal_(network.head.weight, generator=generator)
+    for name, parameter in network.factors.named_parameters():
+        assert parameter.grad is not None and (parameter.grad != 0).any(), name
+    _, slope = torch.func.jvp(outputs, (x,), (manifold.random_tangent(x, generator=generator),))
+    assert torch.isfinite(slope).all() and (slope != 0).any()
+
+
+def test_perceptrons_of_factors_need_a_product():
+    with pytest.raises(ConfigError, match="one factor"):
+        TangentMLP(default_process(Sphere(2)), factor_width=8)
 
 
 def test_a_condition_of_the_wrong_width_is_refused():

@@ -1,13 +1,15 @@
 """Riemannian flow matching here and in the package flow_matching: step time, sampling time, quality per evaluation.
 
-python experiments/bench/peer_flow_matching.py [--smoke] [--steps N] [--seed S] [--space sphere|torus] [--points FILE]
+python experiments/bench/peer_flow_matching.py [--smoke] [--steps N] [--seeds S ...] [--space sphere|torus]
+    [--points FILE]
 
 The peer is installed for this comparison only: pip install --no-deps flow_matching==1.0.10 torchdiffeq (its licence is
 not free). Both train the same network (a perceptron on the points and the time, of the same initial weights) with the
 same optimiser, batch and number of steps on the same points, geodesic paths from the uniform law. Quality is the MMD of
-the few-step papers between held-out points and as many samples, over its floor, that of training points (means of 8
-draws). The next rows are what this library would take: a logarithmic path, heat features, two-step formulas, and a flow
-map.
+the few-step papers between held-out points and as many samples, over its floor, that of training points: ratios of
+means over seeds (split, weights, batches, noise) and 20 draws. The next rows are what this library would take: a
+logarithmic path, heat features, two-step formulas; the same model with a scheme learned for each number of evaluations
+from its own fine solution; and a flow map.
 """
 
 import argparse
@@ -20,7 +22,7 @@ import torch
 
 from manifold_diffusion import metrics
 from manifold_diffusion._typing import Batch
-from manifold_diffusion.data import load_airports, load_csv, split
+from manifold_diffusion.data import Split, load_airports, load_csv, split
 from manifold_diffusion.heat_kernels import HeatKernelMixture
 from manifold_diffusion.manifolds import Manifold, Sphere, Torus
 from manifold_diffusion.models import FlowMap, RiemannianFlow
@@ -29,14 +31,17 @@ from manifold_diffusion.processes import GeodesicFlow, LinearPath, LogPath
 from manifold_diffusion.solvers import ClockSteps, GeodesicMultistep, NoiseClock, integrate
 
 EVALUATIONS = (1, 2, 4, 8, 16, 32, 64)
+LEARNED = "ours, learned scheme"
 
 
 class Ours:
     """Flow matching of this library, or a flow map, which jumps in as many steps as there are evaluations."""
 
-    def __init__(self, manifold: Manifold, path: LinearPath | LogPath, frequencies: int, is_map: bool = False) -> None:
+    def __init__(
+        self, manifold: Manifold, path: LinearPath | LogPath, frequencies: int, seed: int, is_map: bool = False
+    ) -> None:
         process = GeodesicFlow(manifold, path)
-        self.network = TangentMLP(process, n_frequencies=frequencies, max_frequency=300.0, two_times=is_map)
+        self.network = TangentMLP(process, n_frequencies=frequencies, max_frequency=300.0, two_times=is_map, seed=seed)
         self.model = (FlowMap if is_map else RiemannianFlow)(manifold, process, self.network)
         self.clock, self.is_map = NoiseClock(path), is_map
         self.spacing = NoiseClock(path, 1 / 3) if path.s_min > 0 else self.clock
@@ -55,10 +60,24 @@ class Ours:
         return integrate(flow, self.model.manifold, x_1, 1.0, 0.0, solver, steps).x
 
 
+class Learned:
+    """The samples of a trained flow by schemes that are fitted to it, one for each number of evaluations."""
+
+    def __init__(self, ours: Ours) -> None:
+        self.ours, self.solvers = ours, {}
+
+    def sample(self, x_1: torch.Tensor, k: int) -> torch.Tensor:
+        model = self.ours.model
+        if k not in self.solvers:
+            self.solvers[k] = model.fit_sampler(ClockSteps(k, self.ours.spacing)).solver
+        flow, solver = model.process.terms(self.ours.network).flow, self.solvers[k]
+        return integrate(flow, model.manifold, x_1, 1.0, 0.0, solver, solver.controller()).x
+
+
 class Peer:
     """flow_matching 1.0.10, as in its example of Riemannian flow matching; its time runs from noise to data."""
 
-    def __init__(self, manifold: Manifold, method: str) -> None:
+    def __init__(self, manifold: Manifold, method: str, seed: int) -> None:
         from flow_matching.path import GeodesicProbPath  # pyright: ignore[reportMissingImports]
         from flow_matching.path.scheduler import CondOTScheduler  # pyright: ignore[reportMissingImports]
         from flow_matching.solver import RiemannianODESolver  # pyright: ignore[reportMissingImports]
@@ -67,7 +86,7 @@ class Peer:
         theirs = manifolds.FlatTorus() if manifold == Torus(manifold.dim) else manifolds.Sphere()
         self.manifold, self.wraps, self.method = manifold, manifold == Torus(manifold.dim), method
         self.path = GeodesicProbPath(CondOTScheduler(), theirs)
-        self.network = TangentMLP(GeodesicFlow(manifold), n_frequencies=0)
+        self.network = TangentMLP(GeodesicFlow(manifold), n_frequencies=0, seed=seed)
         self.solver = RiemannianODESolver(theirs, lambda x, t: self._velocity(x, t))
 
     def _velocity(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -89,7 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="a few points and steps")
     parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=range(5))
     parser.add_argument("--space", choices=("sphere", "torus"), default="sphere")
     parser.add_argument("--points", type=Path, help="a CSV file of places; default: the world's airports")
     args = parser.parse_args()
@@ -100,63 +119,86 @@ def main() -> None:
         manifold = Torus(2)
         centres = manifold.random_uniform(8, generator=torch.Generator().manual_seed(1))
         points = HeatKernelMixture(manifold, centres, 0.02).sample(9000, generator=torch.Generator().manual_seed(2))
-    parts = split(points, seed=args.seed)
-    steps, size = (3, 64) if args.smoke else (args.steps, 512)
-    models: dict[str, Ours | Peer] = {
-        "ours, the peer's set-up": Ours(manifold, LinearPath(), 0),
-        "ours, its own set-up": Ours(manifold, LogPath(3e-3), 256),
-        "ours, flow map": Ours(manifold, LogPath(3e-3), 256, is_map=True),
-    }
     if importlib.util.find_spec("flow_matching") is None:
         print("flow_matching is not installed: its rows are left out.")
-    else:
-        models |= {f"flow_matching, {m}": Peer(manifold, m) for m in ("euler", "midpoint", "rk4")}
-    print(
-        f"{manifold}, {len(parts.train)} points, {steps} steps of {size}, seed {args.seed}, torch {torch.__version__}\n"
-    )
-    trained = {name: model for name, model in models.items() if "midpoint" not in name and "rk4" not in name}
-    times = train(trained, parts.train, steps, size)
-    for name, model in models.items():
-        if "midpoint" in name or "rk4" in name:
-            model.network.load_state_dict(models["flow_matching, euler"].network.state_dict())
-    test, n = parts.test, 100 if args.smoke else len(parts.test)
-    generator = torch.Generator().manual_seed(args.seed)
+    steps, draws, seeds = (3, 1, [0]) if args.smoke else (args.steps, 20, args.seeds)
+    results = []
+    for seed in seeds:
+        results.append(compare(manifold, split(points, seed=seed), steps, 64 if args.smoke else 512, seed, draws))
+        print(f"{manifold}, {len(points)} points, {steps} steps, seeds {list(seeds[: len(results)])}\n")
+        print(table(results), flush=True)
+
+
+def compare(manifold: Manifold, parts: Split, steps: int, size: int, seed: int, draws: int) -> dict[str, dict]:
+    """Train and sample all methods of one seed: milliseconds of a step, of a sample, and MMD against evaluations."""
+    trained: dict[str, Ours | Peer] = {
+        "ours, the peer's set-up": Ours(manifold, LinearPath(), 0, seed),
+        "ours, its own set-up": Ours(manifold, LogPath(3e-3), 256, seed),
+        "ours, flow map": Ours(manifold, LogPath(3e-3), 256, seed, is_map=True),
+    }
+    models: dict[str, Ours | Peer | Learned] = dict(trained)
+    models[LEARNED] = Learned(trained["ours, its own set-up"])  # type: ignore[arg-type]
+    if importlib.util.find_spec("flow_matching") is not None:
+        trained["flow_matching, euler"] = Peer(manifold, "euler", seed)
+        models["flow_matching, euler"] = trained["flow_matching, euler"]
+        models |= {f"flow_matching, {m}": Peer(manifold, m, seed) for m in ("midpoint", "rk4")}
+    times = train(trained, parts.train, steps, size, seed)
+    test, generator = parts.test, torch.Generator().manual_seed(seed)
+    n = len(test)
 
     def mmd(x: torch.Tensor) -> float:
-        return metrics.mmd_published(x, test[:n], manifold)
+        return metrics.mmd_published(x, test, manifold)
 
     floor = statistics.mean(
-        mmd(parts.train[torch.randperm(len(parts.train), generator=generator)[:n]]) for _ in range(4)
+        mmd(parts.train[torch.randperm(len(parts.train), generator=generator)[:n]]) for _ in range(draws)
     )
-    print("| method | ms per training step | ms per 1,000 samples and evaluation |", *(f" {k} |" for k in EVALUATIONS))
-    print("| --- | --- | --- |" + " --- |" * len(EVALUATIONS))
+    rows = {}
     for name, model in models.items():
-        cells, cost = [], float("nan")
+        if isinstance(model, Peer) and model is not trained["flow_matching, euler"]:
+            model.network.load_state_dict(trained["flow_matching, euler"].network.state_dict())
+        rows[name] = row = {"floor": floor, "step": times.get(name), "mmd": {}}
         for k in EVALUATIONS:
-            if k < (4 if "rk4" in name else 2 if "midpoint" in name else 1):
-                cells.append("-")
+            least = {"midpoint": 2, "rk4": 4}.get(getattr(model, "method", ""), 1)
+            if k < least or (name == LEARNED and not 2 <= k <= 16):
                 continue
-            values = []
-            for _ in range(1 if args.smoke else 8):
+            values, seconds = [], []
+            for _ in range(draws):
                 noise = manifold.random_uniform(n, generator=generator)  # type: ignore[attr-defined]
                 start = time.perf_counter()
-                with torch.no_grad():
-                    x = model.sample(noise, k)
-                cost = 1e6 * (time.perf_counter() - start) / (n * k)
+                with torch.no_grad() if values else torch.enable_grad():  # the first draw may fit a scheme
+                    x = model.sample(noise, k).detach()
+                seconds.append(time.perf_counter() - start)
                 values.append(mmd(x))
-            cells.append(f"{statistics.mean(values) / floor:.2f}")
-        step = f"{1e3 * times[name]:.2f}" if name in times else ""
-        print(f"| {name} | {step} | {cost:.2f} |", *(f" {c} |" for c in cells))
-    print(f"\nMMD over its floor, {floor:.4f}")
+            row["mmd"][k], row["sample"] = statistics.mean(values), 1e6 * statistics.median(seconds) / (n * k)
+    return rows
 
 
-def train(models: dict[str, Ours | Peer], points: torch.Tensor, steps: int, size: int) -> dict[str, float]:
-    """Train all models step by step in turn; the median seconds of a step of each."""
+def table(results: list[dict[str, dict]]) -> str:
+    """Means over the seeds."""
+    lines = ["| method | ms per training step | ms per 1,000 samples and evaluation | "]
+    lines[0] += " | ".join(map(str, EVALUATIONS)) + " |"
+    lines.append("| --- | --- | --- |" + " --- |" * len(EVALUATIONS))
+    for name, first in results[0].items():
+        rows = [result[name] for result in results]
+        floor = statistics.mean(row["floor"] for row in rows)
+        step = "" if first["step"] is None else f"{statistics.mean(row['step'] for row in rows):.2f}"
+        cells = [
+            f"{statistics.mean(row['mmd'][k] for row in rows) / floor:.2f}" if k in first["mmd"] else ""
+            for k in EVALUATIONS
+        ]
+        sample = statistics.mean(row["sample"] for row in rows)
+        lines.append(f"| {name} | {step} | {sample:.2f} | {' | '.join(cells)} |")
+    floors = [result["ours, flow map"]["floor"] for result in results]
+    return "\n".join([*lines, "", f"MMD over its floor, {statistics.mean(floors):.4f}", ""])
+
+
+def train(models: dict[str, Ours | Peer], points: torch.Tensor, steps: int, size: int, seed: int) -> dict[str, float]:
+    """Train all models step by step in turn; the median milliseconds of a step of each."""
     runs = []
     for model in models.values():
         optimiser = torch.optim.AdamW(model.network.parameters(), 2e-3, weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-        runs.append((model, optimiser, schedule, torch.Generator().manual_seed(0)))
+        runs.append((model, optimiser, schedule, torch.Generator().manual_seed(seed)))
     seconds: list[list[float]] = [[] for _ in runs]
     for _ in range(steps):
         for (model, optimiser, schedule, generator), spent in zip(runs, seconds, strict=True):
@@ -168,7 +210,7 @@ def train(models: dict[str, Ours | Peer], points: torch.Tensor, steps: int, size
             optimiser.step()
             schedule.step()
             spent.append(time.perf_counter() - start)
-    return dict(zip(models, map(statistics.median, seconds), strict=True))
+    return {name: 1e3 * statistics.median(spent) for name, spent in zip(models, seconds, strict=True)}
 
 
 if __name__ == "__main__":

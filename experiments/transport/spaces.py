@@ -25,6 +25,8 @@ class Space:
         truth: log density, where it is known.
         frequencies: random waves of the networks.
         width: of the networks.
+        factor_width: of their perceptrons that see one factor each; 0 for none.
+        factor_frequencies: random waves of each of those.
         weight_decay: of the optimiser.
         n_likelihood: test points whose likelihood is taken.
     """
@@ -36,6 +38,8 @@ class Space:
     truth: Callable[[int], Callable[[Tensor], Tensor]] | None = None
     frequencies: int = 256
     width: int = 128
+    factor_width: int = 0
+    factor_frequencies: int = 4
     weight_decay: float = 0.0
     n_likelihood: int = 10**6
 
@@ -52,7 +56,7 @@ def spaces(earth: Path, torsions: Path) -> dict[str, Space]:
     if torsions.exists():
         # No waves: on 7,584 points in seven dimensions they memorise (held-out NLL -4.6 with 512 of them).
         angles = _file(torsions, Torus(7), list(range(2, 9)), "degrees")
-        found["rna"] = Space(Torus(7), angles, 4.5e-3, 4000, None, 0, 512, 0.1)
+        found["rna"] = Space(Torus(7), angles, 4.5e-3, 4000, None, 0, 512, weight_decay=0.1)
     else:
         print(f"rna is left out: no file {torsions}; pass --torsions FILE.")
     found["rotations"] = Space(SO3(), _drawn(_rotations, 10000), 3e-2, 3000, lambda seed: _rotations(seed).log_prob)
@@ -64,6 +68,7 @@ def spaces(earth: Path, torsions: Path) -> dict[str, Space]:
             3000,
             lambda seed, n=n: _Angles(n).log_prob,
             0,
+            factor_width=16,
             n_likelihood=200 if n < 128 else 20,
         )
     return found

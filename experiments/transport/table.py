@@ -6,23 +6,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def markdown(folder: Path, evaluations: Sequence[int]) -> str:
+def markdown(folder: Path, columns: Sequence[str]) -> str:
     """One table of likelihoods and one of MMD over its floor, mean and standard error over the seeds."""
     rows = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
     cells: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
         cells.setdefault((row["data"], row["method"]), []).append(row)
-    columns = ["data", "method", "seeds", "test NLL", "KDE mixture", "truth", "ms per step", "floor of MMD"]
-    columns += [f"MMD / floor, {k}" for k in evaluations]
-    lines = [f"| {' | '.join(columns)} |", "| --- |" + " --- |" * (len(columns) - 1)]
+    heads = ["data", "method", "seeds", "steps", "test NLL", "KDE mixture", "truth", "ms per step", "floor of MMD"]
+    heads += [f"MMD / floor, {k}" for k in columns]
+    lines = [f"| {' | '.join(heads)} |", "| --- |" + " --- |" * (len(heads) - 1)]
     for (data, method), group in sorted(cells.items()):
         floor = statistics.mean(row["floor"] for row in group)
-        ratios = [statistics.mean(row["mmd"][str(k)] for row in group) / floor for k in evaluations]
+        ratios = [_mean_ratio([row["mmd"].get(k) for row in group], floor) for k in columns]
         lines.append(
-            f"| {data} | {method} | {len(group)} | {_mean([row['nll'] for row in group])} "
+            f"| {data} | {method} | {len(group)} | {'/'.join(sorted({str(row['steps']) for row in group}))} "
+            f"| {_mean([row['nll'] for row in group])} "
             f"| {_mean([row.get('kde') for row in group])} | {_mean([row.get('truth') for row in group])} "
             f"| {1e3 * statistics.mean(row['training_s'] / row['steps'] for row in group):.1f} | {floor:.3f} | "
-            + " | ".join(f"{ratio:.2f}" for ratio in ratios)
+            + " | ".join(ratios)
             + " |"
         )
     return "\n".join(lines)
@@ -34,3 +35,8 @@ def _mean(values: Sequence[float | None]) -> str:
         return ""
     error = f" ± {statistics.stdev(known) / len(known) ** 0.5:.3f}" if len(known) > 1 else ""
     return f"{statistics.mean(known):.3f}{error}"
+
+
+def _mean_ratio(values: Sequence[float | None], floor: float) -> str:
+    known = [v for v in values if v is not None]
+    return f"{statistics.mean(known) / floor:.2f}" if known else ""

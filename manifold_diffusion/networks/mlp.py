@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,31 +11,10 @@ from torch import Tensor, nn
 from .._errors import ConfigError
 from ..processes import Process
 from .embeddings import HeatFeatures, TimeEmbedding, TimeKind, check_condition
+from .factors import FactorPerceptrons
+from .layers import ModulatedBlock, linear
 
 __all__ = ["TangentMLP"]
-
-
-def _linear(generator: torch.Generator, n_in: int, n_out: int, bias: bool = True) -> nn.Linear:
-    """A linear layer with the usual initial law, uniform up to 1 / sqrt(n_in), from its own generator."""
-    layer = nn.Linear(n_in, n_out, bias=bias, device="meta").to_empty(device="cpu")
-    for parameter in layer.parameters():
-        nn.init.uniform_(parameter, -1 / math.sqrt(n_in), 1 / math.sqrt(n_in), generator=generator)
-    return layer
-
-
-class _Block(nn.Module):
-    """h + W2 silu((1 + scale) * W1 silu(h) + shift), with scale and shift linear in the context."""
-
-    def __init__(self, generator: torch.Generator, width: int, context: int) -> None:
-        super().__init__()
-        self.first = _linear(generator, width, width)
-        self.context = _linear(generator, context, 2 * width, bias=False)
-        self.second = _linear(generator, width, width)
-
-    def forward(self, h: Tensor, context: Tensor) -> Tensor:
-        silu = nn.functional.silu
-        scale, shift = self.context(context).chunk(2, -1)
-        return h + self.second(silu(self.first(silu(h)) * (1 + scale) + shift))
 
 
 class TangentMLP(nn.Module):
@@ -54,6 +34,9 @@ class TangentMLP(nn.Module):
         time_dim: size of the time embedding.
         time_embedding: ``"bumps"``, ``"fourier"`` or ``"learned"``.
         cond_dim: size of the condition; 0 for an unconditional network.
+        factor_width: width of perceptrons that each see one factor of a product
+            (:class:`~manifold_diffusion.networks.FactorPerceptrons`), whose outputs are added; 0 for none.
+        factor_frequencies: random waves of each of them.
         two_times: whether the network also sees the time at which a step ends, as flow maps need; the call is then
             ``(t, x, cond, end)``, and ``end`` is t where it is left out.
         seed: of the random frequencies and of the initial weights; nothing touches the global generator.
@@ -79,14 +62,18 @@ class TangentMLP(nn.Module):
         time_dim: int = 16,
         time_embedding: TimeKind = "bumps",
         cond_dim: int = 0,
+        factor_width: int = 0,
+        factor_frequencies: int = 16,
         two_times: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if width < 1 or depth < 1 or n_frequencies < 0 or cond_dim < 0:
+        sizes = {"n_frequencies": n_frequencies, "cond_dim": cond_dim, "factor_width": factor_width}
+        sizes |= {"factor_frequencies": factor_frequencies}
+        if width < 1 or depth < 1 or min(sizes.values()) < 0:
             raise ConfigError(
-                f"TangentMLP needs width, depth >= 1 and n_frequencies, cond_dim >= 0; got width={width}, "
-                f"depth={depth}, n_frequencies={n_frequencies}, cond_dim={cond_dim}."
+                f"TangentMLP needs width, depth >= 1 and {', '.join(sizes)} >= 0; got "
+                f"{', '.join(f'{name}={n}' for name, n in {'width': width, 'depth': depth, **sizes}.items())}."
             )
         if max_frequency is None:
             least = process.noise_levels(torch.tensor([0.0, 1.0])).min().item()
@@ -97,16 +84,21 @@ class TangentMLP(nn.Module):
         self.manifold = process.manifold
         self.width, self.depth, self.n_frequencies, self.max_frequency = width, depth, n_frequencies, max_frequency
         self.time_dim, self.time_embedding, self.cond_dim, self.seed = time_dim, time_embedding, cond_dim, seed
-        self.two_times = two_times
+        self.two_times, self.factor_width, self.factor_frequencies = two_times, factor_width, factor_frequencies
         self.features = HeatFeatures(process.manifold, n_frequencies, max_frequency, seed)
         self.time = TimeEmbedding(time_dim, time_embedding)
         context = (2 if two_times else 1) * time_dim + cond_dim
         generator = torch.Generator().manual_seed(seed)
-        self.lift = _linear(generator, self.features.dim + context, width)
-        self.blocks = nn.ModuleList(_Block(generator, width, context) for _ in range(depth))
-        self.head = _linear(generator, width, self.manifold.frame_dim)
+        self.lift = linear(generator, self.features.dim + context, width)
+        self.blocks = nn.ModuleList(ModulatedBlock(partial(linear, generator), width, context) for _ in range(depth))
+        self.head = linear(generator, width, self.manifold.frame_dim)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        self.factors = None
+        if factor_width:
+            self.factors = FactorPerceptrons(
+                self.manifold, context, factor_width, depth, factor_frequencies, max_frequency, generator
+            )
 
     def forward(self, t: Tensor, x: Tensor, cond: Tensor | None = None, end: Tensor | None = None) -> Tensor:
         """Tangent vectors at ``x`` for times ``t`` ``(*batch,)`` and conditions ``(*batch, cond_dim)``."""
@@ -118,7 +110,11 @@ class TangentMLP(nn.Module):
             context = torch.cat([context, context if end is None else self.time(end)], -1)
         if cond is not None:
             context = torch.cat([context, cond], -1)
-        h = self.lift(torch.cat([*self.features(x, self.process.noise_levels(t)), context], -1))
+        noise = self.process.noise_levels(t)
+        h = self.lift(torch.cat([*self.features(x, noise), context], -1))
         for block in self.blocks:
             h = block(h, context)
-        return self.manifold.from_frame(x, self.head(nn.functional.silu(h)))
+        coefficients = self.head(nn.functional.silu(h))
+        if self.factors is not None:
+            coefficients = coefficients + self.factors(x, noise, context)
+        return self.manifold.from_frame(x, coefficients)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .._errors import ConfigError
 from ..processes import TokenPath
 from .embeddings import TimeEmbedding, check_condition
-from .mlp import _linear
+from .layers import linear
 
 __all__ = ["TokenTransformer"]
 
@@ -43,11 +43,11 @@ class _TokenBlock(nn.Module):
     def __init__(self, generator: torch.Generator, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = _linear(generator, width, 3 * width)
-        self.join = _linear(generator, width, width)
-        self.widen = _linear(generator, width, 4 * width)
-        self.narrow = _linear(generator, 4 * width, width)
-        self.context = _linear(generator, width, 6 * width)
+        self.qkv = linear(generator, width, 3 * width)
+        self.join = linear(generator, width, width)
+        self.widen = linear(generator, width, 4 * width)
+        self.narrow = linear(generator, 4 * width, width)
+        self.context = linear(generator, width, 6 * width)
         nn.init.zeros_(self.context.weight)
         nn.init.zeros_(self.context.bias)
 
@@ -121,12 +121,12 @@ class TokenTransformer(nn.Module):
         self.time_dim, self.cond_dim, self.seed = time_dim, cond_dim, seed
         generator = torch.Generator().manual_seed(seed)
         self.time = TimeEmbedding(time_dim)
-        self.lift = _linear(generator, 2 * process.n_tokens, width)
+        self.lift = linear(generator, 2 * process.n_tokens, width)
         self.position = nn.Parameter(0.02 * torch.randn(process.length, width, generator=generator))
-        self.context = _linear(generator, time_dim + cond_dim, width)
-        self.interval = _linear(generator, time_dim, width, bias=False)
+        self.context = linear(generator, time_dim + cond_dim, width)
+        self.interval = linear(generator, time_dim, width, bias=False)
         self.blocks = nn.ModuleList(_TokenBlock(generator, width, heads) for _ in range(depth))
-        self.head = _linear(generator, width, process.n_tokens)
+        self.head = linear(generator, width, process.n_tokens)
         for parameter in (self.interval.weight, self.head.weight, self.head.bias):
             nn.init.zeros_(parameter)
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import ConfigError
+from .._safe import cos_sinc
 from .._typing import Network
 from ..data import Coupling
-from ..manifolds import Compact, Manifold
+from ..manifolds import Compact, Manifold, Sphere
 from .base import Mismatch, PathSample, Prior, Process
 from .langevin import is_flat
 from .paths import LinearPath, PathSchedule
@@ -196,6 +197,7 @@ class GeodesicFlow(PathProcess):
         return geodesic_point(self.manifold, x0, x1, s)
 
 
+@singledispatch
 def geodesic_point(manifold: Manifold, x0: Tensor, x1: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     """Point at fraction ``s`` ``(*batch,)`` of the geodesic from ``x0`` to ``x1``, and its velocity dx/ds."""
     s = manifold.per_point(s)
@@ -203,6 +205,16 @@ def geodesic_point(manifold: Manifold, x0: Tensor, x1: Tensor, s: Tensor) -> tup
     late = s > 0.5
     velocity = manifold.log(x, torch.where(late, x0, x1)) / torch.where(late, -s, 1 - s)
     return x, velocity
+
+
+@geodesic_point.register
+def _(manifold: Sphere, x0: Tensor, x1: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """The great circle and its derivative: one logarithm instead of two."""
+    s, v = manifold.per_point(s), manifold.log(x0, x1)
+    squared = (v * v).sum(-1, keepdim=True)
+    c, k = cos_sinc(s * s * squared)
+    sk = s * k
+    return manifold.project(c * x0 + sk * v), c * v - (sk * squared) * x0
 
 
 def _mean_square(manifold: Manifold, prior: Prior, n: int = 2048) -> float:

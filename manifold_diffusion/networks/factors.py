@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, singledispatch
 
 import torch
 from torch import Tensor, nn
 
 from .._errors import ConfigError
-from ..manifolds import Circle, Manifold, Power, Product, Torus
+from ..manifolds import Manifold, Power, Product, Torus
 from .layers import GroupedLinear, ModulatedBlock
 
 __all__ = ["Factor", "FactorPerceptrons", "factors_of"]
@@ -32,30 +33,36 @@ class Factor:
     frame: tuple[int, ...]
 
 
+@singledispatch
 def factors_of(manifold: Manifold) -> list[Factor]:
-    """The irreducible factors of circles, powers and products, in order; of another manifold itself alone.
+    """The irreducible factors of tori, powers and products, in order; of another manifold itself alone.
 
     Example:
         >>> from manifold_diffusion.manifolds import SO3, Power, Product, Torus
         >>> [f.manifold for f in factors_of(Product(Torus(2), Power(SO3(), 2)))]
         [Torus(1), Torus(1), SO3(), SO3()]
     """
-    if isinstance(manifold, Torus) and manifold.n > 1:
-        n, circles = (
-            manifold.n,
-            [Circle() if p is None else Torus(1, p) for p in manifold.periods or [None] * manifold.n],
-        )
-        return [Factor(circle, (i, n + i), (i,), (i,)) for i, circle in enumerate(circles)]
-    parts = (
-        (manifold.manifold,) * manifold.k
-        if isinstance(manifold, Power)
-        else manifold.factors
-        if isinstance(manifold, Product)
-        else ()
-    )
-    if not parts:
-        sizes = _sizes(manifold)
-        return [Factor(manifold, *(tuple(range(n)) for n in sizes))]
+    return [Factor(manifold, *(tuple(range(n)) for n in _sizes(manifold)))]
+
+
+@factors_of.register
+def _(manifold: Torus) -> list[Factor]:
+    n, periods = manifold.n, manifold.periods or (None,) * manifold.n
+    return [Factor(Torus(1, period), (i, n + i), (i,), (i,)) for i, period in enumerate(periods)]
+
+
+@factors_of.register
+def _(manifold: Power) -> list[Factor]:
+    return _side_by_side([manifold.manifold] * manifold.k)
+
+
+@factors_of.register
+def _(manifold: Product) -> list[Factor]:
+    return _side_by_side(manifold.factors)
+
+
+def _side_by_side(parts: Sequence[Manifold]) -> list[Factor]:
+    """Factors of manifolds whose embeddings, coordinates and frames are concatenated."""
     found, offset = [], (0, 0, 0)
     for part in parts:
         for f in factors_of(part):

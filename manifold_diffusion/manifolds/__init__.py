@@ -3,9 +3,10 @@
 One file a family; a newcomer adds a manifold by writing the five methods of :class:`Manifold`.
 """
 
-from .base import Compact, LieGroup, Manifold, NoncompactSymmetric, Spectral, WithBoundary
+from .base import Manifold
 from .boundary import Domain, Restricted
 from .calculus import divergence, divergence_along, gradient, hutchinson_divergence, raise_index
+from .capabilities import Compact, LieGroup, NoncompactSymmetric, Spectral, WithBoundary
 from .constant_curvature import ConstantCurvature
 from .correlation import Correlation
 from .curved import (

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from .._errors import CapabilityError, ConfigError, NumericsError
 from .._safe import solve
-from .base import Compact, Manifold, WithBoundary
+from .base import Manifold
 from .calculus import gradient
+from .capabilities import Compact, WithBoundary
 
 __all__ = ["Domain", "Restricted"]
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .._errors import ConfigError
 from . import curved
-from .base import Manifold, NoncompactSymmetric, Spectral
+from .base import Manifold
+from .capabilities import NoncompactSymmetric, Spectral
 from .euclidean import Euclidean
 from .hyperboloid import Hyperboloid
 from .sphere import Sphere

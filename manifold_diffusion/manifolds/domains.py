@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .._errors import ConfigError
 from .._safe import safe_norm
-from .base import Compact
 from .boundary import Domain
+from .capabilities import Compact
 from .euclidean import Euclidean
 from .sphere import Sphere
 

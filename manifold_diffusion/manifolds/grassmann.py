@@ -11,7 +11,7 @@ from .._errors import ConfigError
 from .._safe import log_abs_det, safe_norm, solve
 from ._frames import complement, orthonormal, polar, renormalise, skew_matrix, uniform_frames
 from ._matrix import sym_arccos_over_sine, sym_cos_sinc
-from .base import Compact
+from .capabilities import Compact
 from .sphere import Sphere
 
 __all__ = ["Grassmann"]

@@ -13,7 +13,7 @@ from .._safe import safe_norm, sinc
 from ._characters import Family, characters, expand_determinant, levels, n_powers
 from ._matrix import differentiated
 from ._unitary import SpectralLog, spectral_scalar
-from .base import LieGroup, Spectral
+from .capabilities import LieGroup, Spectral
 
 __all__ = ["MatrixGroup"]
 

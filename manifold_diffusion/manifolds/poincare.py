@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .._errors import ConfigError
 from .._safe import cosh_sinhc, safe_norm, x_over_sinh
-from .base import NoncompactSymmetric
+from .capabilities import NoncompactSymmetric
 
 __all__ = ["PoincareBall"]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from .._errors import ConfigError, NumericsError
-from .base import Compact
 from .boundary import MAX_BOUNCES, Domain
+from .capabilities import Compact
 from .euclidean import Euclidean
 
 __all__ = ["Polytope"]

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .._errors import ConfigError
 from .._safe import safe_norm
-from .base import Compact, LieGroup, Manifold
+from .base import Manifold
+from .capabilities import Compact, LieGroup
 
 __all__ = ["Power"]
 

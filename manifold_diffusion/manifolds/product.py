@@ -11,7 +11,8 @@ from torch import Tensor
 
 from .._errors import ConfigError, ManifoldError
 from .._safe import safe_norm
-from .base import Compact, Manifold
+from .base import Manifold
+from .capabilities import Compact
 
 __all__ = ["Product"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._errors import ConfigError
 from .._safe import cos_sinc, safe_norm
-from .base import Spectral
+from .capabilities import Spectral
 from .sphere import Sphere
 
 __all__ = ["ComplexProjective", "RealProjective"]

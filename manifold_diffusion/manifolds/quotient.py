@@ -12,7 +12,8 @@ from torch import Tensor
 from .._errors import CapabilityError
 from ._finite_groups import GroupAction, group_action
 from ._rotation_groups import rotation_group
-from .base import Compact, Manifold, Spectral
+from .base import Manifold
+from .capabilities import Compact, Spectral
 
 __all__ = ["Quotient", "rotation_group"]
 

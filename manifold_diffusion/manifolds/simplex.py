@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._errors import ConfigError
 from .._safe import cos_sinc, safe_norm, safe_sqrt
-from .base import Compact, WithBoundary
+from .capabilities import Compact, WithBoundary
 from .sphere import Sphere
 
 __all__ = ["Simplex"]

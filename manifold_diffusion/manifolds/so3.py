@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._safe import cos_sinc, safe_norm, sinc
 from ._planes import cross, matrices, planes, polar_step, times
-from .base import LieGroup, Spectral
+from .capabilities import LieGroup, Spectral
 
 __all__ = ["SO3"]
 

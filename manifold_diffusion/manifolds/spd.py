@@ -12,7 +12,8 @@ from .._safe import safe_norm
 from ._cholesky import asymmetry, check_definite, cholesky, indefiniteness, lift, lower_half, pack, unpack, whiten
 from ._frechet import dexp, dlog, log_sinhc_pairs
 from ._matrix import sym, sym_exp, sym_log, sym_log1p, sym_sqrt
-from .base import Manifold, NoncompactSymmetric
+from .base import Manifold
+from .capabilities import NoncompactSymmetric
 from .euclidean import Euclidean
 from .pullback import Pullback, wide
 

@@ -11,7 +11,7 @@ from .._errors import ConfigError
 from .._safe import log_abs_det
 from ._frames import complement, orthonormal, renormalise, skew, uniform_frames
 from ._stiefel_log import solve
-from .base import Compact
+from .capabilities import Compact
 from .sphere import Sphere
 
 __all__ = ["Stiefel"]

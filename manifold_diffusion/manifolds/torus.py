@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._errors import CapabilityError, ConfigError
 from .._safe import safe_norm
-from .base import LieGroup, Spectral
+from .capabilities import LieGroup, Spectral
 
 __all__ = ["Circle", "Torus"]
 

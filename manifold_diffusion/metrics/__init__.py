@@ -1,6 +1,7 @@
 """Layer 3: how good a model is: likelihood with its error, two-sample tests, kernel densities to beat, n-grams."""
 
 from .classifier import C2STResult, c2st
+from .density_mixture import Density, DensityMixture
 from .estimate import Estimate, nll
 from .grams import ChordalGaussian, Energy, GeodesicGaussian, Gram, HeatGram
 from .kernel_density import AdaptiveKernelDensity, KernelDensity, KernelMixture
@@ -15,11 +16,14 @@ from .mmd import (
 )
 from .ngram import NGramModel, distinct, unigram_entropy
 from .pit import KSResult, distance_pit, ks_uniform
+from .tangent_kernel import TangentKernelMixture, TangentShape
 
 __all__ = [
     "AdaptiveKernelDensity",
     "C2STResult",
     "ChordalGaussian",
+    "Density",
+    "DensityMixture",
     "Energy",
     "Estimate",
     "FloorResult",
@@ -31,6 +35,8 @@ __all__ = [
     "KernelMixture",
     "NGramModel",
     "PermutationResult",
+    "TangentKernelMixture",
+    "TangentShape",
     "c2st",
     "distance_pit",
     "distinct",

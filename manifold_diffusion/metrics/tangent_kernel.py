@@ -1,0 +1,217 @@
+"""Kernel densities whose kernels follow the data: normal laws in tangent spaces, with the neighbours' covariance."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .._errors import ConfigError, DataError
+from ..manifolds import Manifold
+from .estimate import Estimate, nll
+from .kernel_density import FLOOR, _check_bandwidths, _check_data, _log_uniform, em_weights
+from .pairwise import _double, blocks
+
+__all__ = ["TangentKernelMixture", "TangentShape"]
+
+_OUTSIDE = 1e-10
+"""Mass of a kernel that may lie beyond the injectivity radius, where the density counts it as lost."""
+
+
+@dataclass(frozen=True)
+class TangentShape:
+    """How the covariances of the kernels are made.
+
+    Attributes:
+        neighbours: how many nearest neighbours.
+        factor: of their covariance.
+        floor: root of the variance that is added in all directions, in units of the manifold's distance.
+    """
+
+    neighbours: int
+    factor: float
+    floor: float
+
+
+@dataclass(frozen=True, eq=False)
+class TangentKernelMixture:
+    r"""Kernel density with normal kernels in the tangent spaces at the data, wide along the data and thin across.
+
+    .. math::
+        p(x) = \sum_j w_j \frac1n \sum_i \frac{N(\log_{c_i} x;\, 0, \Sigma_{ij})}{|\det d\exp_{c_i}|} + \frac{w_0}{V},
+        \qquad \Sigma_{ij} = \frac{a_j}{k_j} \sum_{l \in N_{k_j}(i)} \log_{c_i} c_l\, (\log_{c_i} c_l)^T + h_j^2
+
+    Data that fill curves or surfaces (faults, coasts, allowed torsions) get kernels of their shape. The weights of the
+    shapes are found by expectation maximisation on validation points. Variances are cut where more than 1e-10 of a
+    kernel would lie beyond the injectivity radius, so that the density integrates to one to that accuracy.
+
+    Attributes:
+        manifold: the manifold.
+        centres: training points.
+        shapes: those with a weight above 1e-6; the others are dropped.
+        weights: one per shape.
+        uniform_weight: weight of the uniform law, 0 where there is none.
+        val_nll: negative log-likelihood of the validation points.
+
+    Example:
+        >>> import torch
+        >>> from manifold_diffusion.manifolds import Sphere
+        >>> M, g = Sphere(2), torch.Generator().manual_seed(0)
+        >>> train, val = M.random_uniform(200, generator=g), M.random_uniform(100, generator=g)
+        >>> density = TangentKernelMixture.fit(M, train, val)
+        >>> density.log_prob(val).shape
+        torch.Size([100])
+
+    Reference:
+        Vincent and Bengio, *Manifold Parzen windows*, 2002; on Riemannian manifolds: Pelletier, *Kernel density
+        estimation on Riemannian manifolds*, 2005.
+    """
+
+    manifold: Manifold
+    centres: Tensor
+    shapes: tuple[TangentShape, ...]
+    weights: tuple[float, ...]
+    uniform_weight: float
+    val_nll: Estimate
+
+    @classmethod
+    def fit(
+        cls,
+        manifold: Manifold,
+        train: Tensor,
+        val: Tensor,
+        neighbours: Sequence[int] = (5, 10, 20, 40, 80),
+        factors: Sequence[float] = (0.1, 0.3, 1.0),
+        floors: Sequence[float] = (2e-3, 1e-2),
+    ) -> TangentKernelMixture:
+        """Find the weights of all combinations by expectation maximisation on validation points.
+
+        Args:
+            manifold: the manifold.
+            train: training points, the centres.
+            val: validation points.
+            neighbours: candidates of k; those not below the number of training points are left out.
+            factors: candidates of a.
+            floors: candidates of h, at least 1e-4.
+
+        Raises:
+            DataError: if there are too few training points.
+            ConfigError: if a candidate is not positive, or a floor below 1e-4.
+        """
+        _check_data(manifold, train, val)
+        ks = sorted({int(k) for k in neighbours if 1 <= k < len(train)})
+        if not ks:
+            raise DataError(f"{len(train)} training points are too few for {min(neighbours)} neighbours of each.")
+        hs = _check_bandwidths(floors, "floors")
+        if min(hs) < FLOOR:
+            raise ConfigError(f"floors must be at least {FLOOR}, below which repeated points reach any likelihood.")
+        shapes = [TangentShape(*s) for s in itertools.product(ks, _check_bandwidths(factors, "factors"), hs)]
+        density = cls(
+            manifold, train, tuple(shapes), (1 / len(shapes),) * len(shapes), 0.0, Estimate(math.nan, math.nan)
+        )
+        matrix = density._components(val)
+        uniform = _log_uniform(manifold)
+        if uniform is not None:
+            matrix = torch.cat([matrix, torch.full_like(matrix[:, :1], uniform)], 1)
+        weights, _ = em_weights(matrix)
+        kept = weights > 1e-6
+        kept[0] |= not bool(kept[: len(shapes)].any())  # a mixture has a kernel
+        weights = torch.where(kept, weights.clamp_min(1e-6), 0.0)
+        weights = weights / weights.sum()
+        value = nll(torch.logsumexp(matrix + weights.log(), 1))
+        used = [(s, float(w)) for s, w in zip(shapes, weights, strict=False) if w > 0]
+        uniform_weight = float(weights[-1]) if uniform is not None else 0.0
+        return cls(manifold, train, tuple(s for s, _ in used), tuple(w for _, w in used), uniform_weight, value)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density in nats with respect to the Riemannian volume, ``(n,)``."""
+        self.manifold.check_point(x)
+        matrix, weights = self._components(x.detach()), list(self.weights)
+        uniform = _log_uniform(self.manifold)
+        if uniform is not None and self.uniform_weight > 0:
+            matrix = torch.cat([matrix, torch.full_like(matrix[:, :1], uniform)], 1)
+            weights.append(self.uniform_weight)
+        return torch.logsumexp(matrix + torch.tensor(weights, dtype=torch.float64, device=x.device).log(), 1).to(x)
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """``n`` independent points, ``(n, *point_shape)``."""
+        device = self.centres.device
+        weights = torch.tensor([*self.weights, self.uniform_weight], dtype=torch.float64, device=device)
+        shape = torch.multinomial(weights, n, replacement=True, generator=generator)
+        centre = torch.randint(len(self.centres), (n,), generator=generator, device=device)
+        noise = torch.randn(n, self.manifold.dim, 1, generator=generator, dtype=torch.float64, device=device)
+        factors = torch.stack(self._factors)[shape.clamp(max=len(self.shapes) - 1), centre]
+        c, basis = self._data[0][centre], self._data[1][centre]
+        extra = (1,) * len(self.manifold.point_shape)
+        v = ((factors @ noise).reshape(n, self.manifold.dim, *extra) * basis).sum(1)
+        x = self.manifold.exp(c, v).to(self.centres)
+        if self.uniform_weight > 0:
+            uniform = self.manifold.random_uniform(n, generator=generator, dtype=x.dtype, device=device)  # type: ignore[attr-defined]
+            x = torch.where((shape == len(self.shapes)).reshape(n, *extra), uniform, x)
+        return x
+
+    @cached_property
+    def _data(self) -> tuple[Tensor, Tensor]:
+        """Centres and bases of their tangent spaces, float64."""
+        c = _double(self.manifold, self.centres)
+        return c, self.manifold.tangent_basis(c)
+
+    def _coordinates(self, c: Tensor, basis: Tensor, x: Tensor) -> Tensor:
+        """Coordinates ``(*batch, dim)`` of ``log_c(x)``; ``c`` and ``basis`` broadcast against ``x``."""
+        M, v = self.manifold, self.manifold.log(c, x)
+        return M.inner(c.unsqueeze(len(M.batch_shape(c))), basis, v.unsqueeze(len(M.batch_shape(v))))
+
+    @cached_property
+    def _factors(self) -> list[Tensor]:
+        """Lower Cholesky factors of the covariances, ``(n, dim, dim)`` per shape."""
+        from scipy.spatial import KDTree
+
+        M, (c, basis), most = self.manifold, self._data, max(s.neighbours for s in self.shapes)
+        e = M.embed(c).cpu().numpy()
+        _, nearest = KDTree(e).query(e, k=most + 1)
+        index = torch.as_tensor(nearest, device=c.device)
+        own = index == torch.arange(len(c), device=c.device).unsqueeze(1)  # not first among repeats
+        own[:, -1] |= ~own.any(1)
+        index = index[~own].reshape(len(c), most)
+        local = self._coordinates(c.unsqueeze(1), basis.unsqueeze(1), c[index])
+        sums = (local.unsqueeze(-1) * local.unsqueeze(-2)).cumsum(1)
+        eye = torch.eye(M.dim, dtype=c.dtype, device=c.device)
+        widest = _reach(M) ** 2
+        factors = []
+        for s in self.shapes:
+            values, vectors = torch.linalg.eigh(s.factor / s.neighbours * sums[:, s.neighbours - 1] + s.floor**2 * eye)
+            values = values.clamp(min=s.floor**2, max=max(widest, s.floor**2))
+            factors.append(torch.linalg.cholesky((vectors * values.unsqueeze(-2)) @ vectors.mT))
+        return factors
+
+    def _components(self, x: Tensor) -> Tensor:
+        """Log densities of the shapes at ``x``, ``(n, n_shapes)``, float64."""
+        M, (c, basis), x = self.manifold, self._data, _double(self.manifold, x)
+        eye = torch.eye(M.dim, dtype=c.dtype, device=c.device).expand(len(c), M.dim, M.dim)
+        whiten = [torch.linalg.solve_triangular(f, eye, upper=False) for f in self._factors]
+        heights = [w.diagonal(dim1=-2, dim2=-1).log().sum(-1) for w in whiten]
+        constant = -M.dim / 2 * math.log(2 * math.pi) - math.log(len(c))
+        parts = [x.new_zeros(0, len(whiten))]
+        for rows in blocks(len(x), len(c) * M.dim):
+            y = x[rows].unsqueeze(1)
+            v = self._coordinates(c, basis, y)  # (rows, n, dim)
+            extra = (1,) * len(M.point_shape)
+            jacobian = M.log_det_exp(c, (v.reshape(*v.shape, *extra) * basis).sum(2))
+            columns = []
+            for w, height in zip(whiten, heights, strict=True):
+                z = torch.einsum("nij,rnj->rni", w, v)
+                columns.append(torch.logsumexp(height - 0.5 * z.square().sum(-1) - jacobian, 1))
+            parts.append(torch.stack(columns, 1) + constant)
+        return torch.cat(parts)
+
+
+def _reach(manifold: Manifold) -> float:
+    """Largest standard deviation with which 1e-10 of a normal law lies beyond the injectivity radius."""
+    from scipy.stats import chi
+
+    return float(manifold.injectivity_radius / chi(manifold.dim).isf(_OUTSIDE))

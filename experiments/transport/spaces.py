@@ -29,6 +29,7 @@ class Space:
         factor_frequencies: random waves of each of those.
         weight_decay: of the optimiser.
         n_likelihood: test points whose likelihood is taken.
+        n_seen: angles that the MMD compares, 0 for all: on T^32 the distances of all pairs of points are alike.
     """
 
     manifold: Manifold
@@ -42,6 +43,16 @@ class Space:
     factor_frequencies: int = 4
     weight_decay: float = 0.0
     n_likelihood: int = 10**6
+    n_seen: int = 0
+
+    @property
+    def where_seen(self) -> Manifold:
+        """Where the points live that the MMD compares."""
+        return Torus(self.n_seen) if self.n_seen else self.manifold
+
+    def seen(self, x: Tensor) -> Tensor:
+        """What the MMD compares of points."""
+        return x[..., : self.n_seen] if self.n_seen else x
 
 
 def spaces(earth: Path, torsions: Path) -> dict[str, Space]:
@@ -70,6 +81,7 @@ def spaces(earth: Path, torsions: Path) -> dict[str, Space]:
             0,
             factor_width=16,
             n_likelihood=200 if n < 128 else 20,
+            n_seen=8 if n > 8 else 0,
         )
     return found
 

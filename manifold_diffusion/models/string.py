@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from .._errors import CapabilityError, ConfigError
@@ -39,7 +38,7 @@ def string_of(model: GenerativeModel, cond: Tensor | None = None, energy: bool =
         return model.score(x, t, per_point(x))
 
     def log_prob(x: Tensor) -> Tensor:
-        return model.log_prob(x, cond, tolerance=1e-5 if x.dtype == torch.float64 else 1e-3)
+        return model.log_prob(x, cond)
 
     return DiffusionString(model.manifold, velocity, score, log_prob if energy else None)
 

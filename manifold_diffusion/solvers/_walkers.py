@@ -45,11 +45,12 @@ def _outside(manifold: Manifold, walkers: Tensor, nodes: Tensor) -> Tensor:
 def follow(manifold: Manifold, nodes: Tensor, walkers: Tensor, rate: float) -> Tensor:
     r"""The nodes, moved by ``rate`` towards the mean of their walkers across the string.
 
-    .. math:: \phi \leftarrow \exp_\phi\big(\eta\,\overline{u - \tfrac12 s^2 \gamma''} - \kappa\,D\big), \qquad
-        u = \log_\phi x, \quad s = \langle u, \tau\rangle.
+    .. math:: \phi \leftarrow \exp_\phi\big(\eta\,P\,\overline{u - \tfrac12 s^2 \gamma''} - \kappa\,D\big), \qquad
+        u = \log_\phi x, \quad s = \langle u, \tau\rangle,
 
-    The second term takes off what the curve itself bends away from its tangent where the walker is: a cell has a
-    length, and the mean of an arc is not on the arc. D is the part of the nodes that no cubic through five neighbours
+    with the projection P across the tangent :math:`\tau`; along the string equal spacing decides. The second term takes
+    off what the curve itself bends away from its tangent where the walker is: a cell has a length, and the mean of an
+    arc is not on the arc. D is the part of the nodes that no cubic through five neighbours
     follows. Without it principal curves are unstable on scales below the width of the law across them: in a tube of
     standard deviation :math:`\sigma` the cells on the outside of a bend are wider, so that a wave of wave number k is
     multiplied by :math:`1 - \eta + \eta k^2 \sigma^2`. With :math:`\kappa = 8 \eta\,\sigma^4/\Delta^4`, :math:`\Delta`
@@ -68,7 +69,7 @@ def follow(manifold: Manifold, nodes: Tensor, walkers: Tensor, rate: float) -> T
     # Two walkers are independent: the mean of <a, b>^2 is the squared norm of the covariance, in any dimension.
     fourth = manifold.inner(at, across, across.roll(1, 1)).square().mean()
     kappa = (_SMOOTH * rate * fourth / spacing.mean() ** 4).clamp(max=1.0)
-    move = torch.cat([u[:1].mean(1), residual.mean(1), u[-1:].mean(1)])
+    move = torch.cat([u[:1].mean(1), across.mean(1), u[-1:].mean(1)])
     return manifold.exp(nodes, rate * move - kappa * _roughness(manifold, nodes))
 
 

@@ -108,7 +108,7 @@ def equal_arc_length(
     *,
     order: int = 3,
     tolerance: float = 1e-4,
-    max_passes: int = 100,
+    rounds: int = 30,
 ) -> Tensor:
     r"""Nodes at equal geodesic distances along the curve through the given nodes.
 
@@ -118,7 +118,7 @@ def equal_arc_length(
         n_nodes: number of new nodes; default m.
         order: of the curve, see :func:`curve_point`; 1 for piecewise geodesics.
         tolerance: largest relative deviation of a distance from their mean.
-        max_passes: rounds to reach it.
+        rounds: of 4 passes with piecewise geodesics, where the curve alone does not reach it.
 
     Returns:
         ``(n_nodes, *point_shape)``; the first and the last node are the given ones.
@@ -146,14 +146,18 @@ def equal_arc_length(
         raise ConfigError(f"order must be 1 (piecewise geodesics), 2 or 3 (cubic); got {order}.")
     if not 0 < tolerance < 1:
         raise ConfigError(f"tolerance is a relative deviation in (0, 1), such as 1e-4; got {tolerance}.")
-    deviation = float("inf")
-    for passes in _doubling(max_passes):
+    for passes in (2, 4, 8):
         points = respace(manifold, nodes, n, order, passes)
         deviation = float(spacing_deviation(manifold, points))
         if deviation <= tolerance:
             return points
+    for _ in range(rounds):  # kinks of the curve: what is left is evened out on the geodesics between the new nodes
+        points = respace(manifold, points, n, 1, 4)
+        deviation = float(spacing_deviation(manifold, points))
+        if deviation <= tolerance:
+            return points
     raise NumericsError(
-        f"The distances of the {n} nodes still differ by {deviation:.1e} of their mean after {max_passes} passes; "
+        f"The distances of the {n} nodes still differ by {deviation:.1e} of their mean; "
         f"tolerance={tolerance:.0e}. The string is folded or has too few nodes for its shape: take more nodes, order=1, "
         "or float64."
     )
@@ -173,14 +177,6 @@ def check_nodes(manifold: Manifold, nodes: Tensor, n_nodes: int, name: str) -> N
         )
     if not float(arc_length(manifold, nodes)[-1]) > 0:
         raise ConfigError(f"All points of {name} coincide: there is no curve between them. Give two different ends.")
-
-
-def _doubling(limit: int) -> list[int]:
-    """2, 4, 8, ... up to ``limit``: the device is asked so many times only."""
-    counts = [2]
-    while counts[-1] < limit:
-        counts.append(min(2 * counts[-1], limit))
-    return counts
 
 
 def _interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ def exact_model() -> tuple[RiemannianDiffusion, HeatKernelMixture]:
     return RiemannianDiffusion(M, process, ExactScore(process, law)), law
 
 
+@pytest.mark.slow
 def test_energy_profile_is_the_likelihood() -> None:
     """Two equal modes: the string is the great circle between them, and its barrier that of the noised mixture."""
     model, law = exact_model()

@@ -83,7 +83,8 @@ def _roughness(manifold: Manifold, nodes: Tensor) -> Tensor:
     if n < 5:
         return rough
     weights = nodes.new_tensor(n * [[1.0, -4.0, 6.0, -4.0, 1.0]])
-    weights[1], weights[-2] = nodes.new_tensor([-1.0, 3.0, -3.0, 1.0, 0.0]), nodes.new_tensor([0.0, 1.0, -3.0, 3.0, -1.0])
+    weights[1] = nodes.new_tensor([-1.0, 3.0, -3.0, 1.0, 0.0])
+    weights[-2] = weights[1].flip(0)
     first = (torch.arange(n, device=nodes.device) - 2).clamp(0, n - 5)
     for k in range(5):
         rough = rough + manifold.per_point(weights[:, k]) * manifold.log(nodes, nodes[first + k])

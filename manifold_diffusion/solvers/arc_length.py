@@ -158,8 +158,8 @@ def equal_arc_length(
             return points
     raise NumericsError(
         f"The distances of the {n} nodes still differ by {deviation:.1e} of their mean; "
-        f"tolerance={tolerance:.0e}. The string is folded or has too few nodes for its shape: take more nodes, order=1, "
-        "or float64."
+        f"tolerance={tolerance:.0e}. The string is folded or has too few nodes for its shape: take more nodes, "
+        "order=1, or float64."
     )
 
 

@@ -110,6 +110,7 @@ class DiffusionString:
         n_nodes: int = 50,
         steps: int = 200,
         g: float | Field = 0.0,
+        via: Tensor | None = None,
         temperature: float = 0.0,
         n_walkers: int = 32,
         rate: float = 0.1,
@@ -118,7 +119,8 @@ class DiffusionString:
         r"""A string from noise to data, whose ends are two given points.
 
         The ends are carried to t = 1 by the flow, joined by a geodesic there, and follow the same trajectories back; so
-        the string ends at the given points. At a temperature a step is split: the flow carries nodes and walkers, the
+        the string ends at the given points. Ends that are close may be far apart at t = 1, and the geodesic between
+        them lead around the other side of a compact manifold: ``via`` decides. At a temperature a step is split: the flow carries nodes and walkers, the
         walkers take a step of Langevin dynamics, and the nodes move by ``rate`` towards their mean.
 
         Args:
@@ -129,6 +131,8 @@ class DiffusionString:
                 than 1.
             g: strength of the score against the flow; a number or ``(t, x) ->`` a tensor that broadcasts against
                 points. :math:`g^2 = a/2` is that of the reverse-time diffusion of a noise process with rate a.
+            via: points between the ends, ``(k, *point_shape)``, that the initial string passes through, carried to
+                t = 1 as well: which way round it goes where several ways lead from end to end.
             temperature: T >= 0; walkers sample :math:`p_t^{1/T}` for large g.
             n_walkers: walkers per node.
             rate: part of the way to the mean of the walkers that a node goes in a step.
@@ -156,16 +160,16 @@ class DiffusionString:
                 "minimum-energy paths and principal curves."
             )
         if still and temperature > 0:
-            raise ConfigError(f"temperature={temperature} has no effect with g=0: the noise is sqrt(2 T) g. Give g > 0.")
+            raise ConfigError(f"temperature={temperature} has no effect with g=0: noise is sqrt(2 T) g. Give g > 0.")
         walkers = self._walkers(temperature, n_walkers, rate)
-        ends = self._two(x_a, x_b, n_nodes)
+        ends = self._points(x_a, x_b, via, n_nodes)
         flow = ODETerm(self.velocity)
         self._check_field("velocity", flow.velocity, 0.0, ends)
         path = integrate(
             flow, self.manifold, ends, 0.0, 1.0, self.solver, ConstantSteps(steps), return_trajectory=True
         ).trajectory
         assert path is not None
-        nodes = equal_arc_length(self.manifold, path[-1], n_nodes, order=self.order)
+        nodes = equal_arc_length(self.manifold, path[-1], n_nodes, order=1)
         if not still:
             self._check_field("score", self._score, 1.0, nodes)
         term = flow if still or walkers else ODETerm(lambda t, x: flow.velocity(t, x) - self._push(g, t, x))
@@ -179,7 +183,7 @@ class DiffusionString:
                 crowd = self.solver.step(flow, self.manifold, t, t_next - t, crowd).x
                 crowd = walk_in_cells(self.manifold, walk, t_next, t - t_next, crowd, moved, generator)
                 moved = follow(self.manifold, moved, crowd, rate)
-            moved = torch.cat([path[k][:1], moved[1:-1], path[k][1:]])
+            moved = torch.cat([path[k][:1], moved[1:-1], path[k][-1:]])
             nodes = watch.keep(f"t = {t_next:.4g}", nodes, moved, self.order)
         return self._finish(watch, nodes, None)
 
@@ -201,7 +205,7 @@ class DiffusionString:
     ) -> StringResult:
         r"""The classical string method: the string moves with the score at one time, or any force, until it rests.
 
-        .. math:: \phi \leftarrow \Phi_h(\phi) \text{ with } \dot\Phi = \nabla\log p_t(\Phi), \text{ then equal spacing.}
+        .. math:: \phi \leftarrow \Phi_h(\phi),\quad \dot\Phi = \nabla\log p_t(\Phi), \quad \text{then equal spacing}.
 
         The limit is a minimum-energy path: the force is tangent to it. Steps are those of the flow to fourth order and
         the curve between nodes is cubic, so that neither the step nor the spacing shifts the limit to first order.
@@ -278,8 +282,8 @@ class DiffusionString:
             return None
         return nodes.unsqueeze(1).expand(len(nodes), walkers, *self.manifold.point_shape)
 
-    def _two(self, x_a: Tensor, x_b: Tensor, n_nodes: int) -> Tensor:
-        """The two ends, checked, ``(2, *point_shape)``."""
+    def _points(self, x_a: Tensor, x_b: Tensor, via: Tensor | None, n_nodes: int) -> Tensor:
+        """The ends and what is between them, checked, ``(2 + k, *point_shape)``."""
         for name, x in (("x_a", x_a), ("x_b", x_b)):
             self.manifold.check_point(x, name)
             if self.manifold.batch_shape(x):
@@ -287,9 +291,13 @@ class DiffusionString:
                     f"{name} is one end of a string, a single point of shape {self.manifold.point_shape}; got "
                     f"{tuple(x.shape)}. Call evolve once per pair."
                 )
-        ends = torch.stack([x_a, x_b])
-        check_nodes(self.manifold, ends, n_nodes, "ends")
-        return ends
+        inner = x_a.new_empty(0, *x_a.shape) if via is None else via
+        self.manifold.check_point(inner, "via")
+        if len(self.manifold.batch_shape(inner)) != 1:
+            raise ConfigError(f"via has shape {tuple(inner.shape)}; expected (k, *point_shape), points in their order.")
+        points = torch.cat([x_a.unsqueeze(0), inner, x_b.unsqueeze(0)])
+        check_nodes(self.manifold, points, n_nodes, "ends")
+        return points
 
     def _walkers(self, temperature: float, n_walkers: int, rate: float) -> int:
         """Walkers per node, 0 without a temperature."""

@@ -1,0 +1,87 @@
+"""Strings between modes of mixtures of heat kernels on S^2, T^2 and SO(3), and the error where the path is known.
+
+python experiments/string/run.py [--smoke] [--seed S] [--out FOLDER]
+"""
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+import torch
+
+from manifold_diffusion.heat_kernels import HeatKernelMixture
+from manifold_diffusion.manifolds import SO3, Sphere, Torus
+from manifold_diffusion.plotting import plot_strings
+from manifold_diffusion.processes import LogSchedule
+from manifold_diffusion.solvers import DiffusionString
+
+THETA, schedule = math.pi / 3, LogSchedule(1e-2, 7.0)
+
+
+def colatitude(x):
+    return torch.atan2(x[..., :2].norm(dim=-1), x[..., 2])
+
+
+def valley(x):  # -V: the path between the minima of V = 30 (theta - pi/3)^2 + cos 2 phi is the circle of latitude
+    return -30 * (colatitude(x) - THETA) ** 2 - torch.cos(2 * torch.atan2(x[..., 1], x[..., 0]))
+
+
+def benchmark(smoke):
+    M, gradient = Sphere(2), torch.func.grad(lambda x: valley(x).sum())
+    a = torch.tensor([THETA, THETA + 0.3, THETA], dtype=torch.float64)
+    start = torch.stack([torch.tensor([0, a[1].sin(), 0]), torch.tensor([-1, 0, 1]) * a.sin(), a.cos()], -1)
+    print(
+        "| order | nodes | max abs(theta - pi/3) | barrier - 2 | length / exact - 1 | steps | s |\n"
+        + "| --- " * 7
+        + "|"
+    )
+    for order, n in [(1, 20), (3, 20)] if smoke else [(order, n) for order in (1, 3) for n in (20, 40, 80, 160)]:
+        begin = time.perf_counter()
+        string = DiffusionString(M, score=lambda t, x: M.to_tangent(x, gradient(x)), log_prob=valley, order=order)
+        path = string.relax(start, step=0.01, n_nodes=n)
+        error, barrier = float((colatitude(path.nodes) - THETA).abs().max()), path.saddle.barriers[0] - 2
+        print(
+            f"| {order} | {n} | {error:.1e} | {barrier:.0e} | {path.length / math.pi / math.sin(THETA) - 1:.1e} |",
+            end="",
+        )
+        print(f" {len(path.history)} | {time.perf_counter() - begin:.2f} |", flush=True)
+
+
+def strings(name, M, smoke, seed, out):
+    """Transport, path of least energy and principal curve between the outer ones of three modes."""
+    x = M.origin(torch.float64)
+    u, v = M.tangent_basis(x)[:2]
+    law = HeatKernelMixture(M, M.exp(x, torch.stack([-0.7 * u, 0.5 * v, 0.7 * u])), 0.08, torch.tensor([0.4, 0.2, 0.4]))
+
+    # 20 times the reverse diffusion, once the law is as narrow as the string is long
+    g = lambda t, x: M.per_point(torch.where(schedule.tau(t) < 0.2, 10 * schedule.rate(t), 0.0).sqrt())  # noqa: E731
+    score = lambda t, x: law.score(x, schedule.tau(t))  # noqa: E731
+    density = lambda x: law.log_prob(x, schedule.tau_min)  # noqa: E731
+    string = DiffusionString(M, lambda t, x: -M.per_point(schedule.rate(t) / 2) * score(t, x), score, density)
+    # Seen from t = 1 the modes on the torus are nearer to each other the other way round.
+    via = x.unsqueeze(0) if isinstance(M, Torus) else None
+    size = {"n_nodes": 10 if smoke else 40, "steps": 30 if smoke else 200, "via": via}
+    walk = {"g": g, "temperature": 1.0, "n_nodes": 10, "n_walkers": 4 if smoke else 64, "rate": 0.05}
+    nodes, energies = {}, {}
+    for kind, options in {"transport": {}, "minimum energy": {"g": g}, "principal curve": walk}.items():
+        begin, generator = time.perf_counter(), torch.Generator().manual_seed(seed)
+        path = string.evolve(law.centres[0], law.centres[-1], generator=generator, **{**size, **options})
+        nodes[kind], energies[kind] = path.nodes, path.energy
+        print(f"| {M} | {kind} | {path.length:.4f} | {path.saddle.barriers[0]:.4f} |", end="")
+        print(f" {path.spacing:.0e} | {time.perf_counter() - begin:.0f} |", flush=True)
+    options = {"log_prob": density, "title": f"Between two modes on {M}", "path": out / f"{name}.png"}
+    plot_strings(M, nodes, energies=energies, **options)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="few nodes and steps, to see that everything runs")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/string"), help="folder for the pictures")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    benchmark(args.smoke)
+    print("\n| manifold | string | length | barrier | spacing | s |\n" + "| --- " * 6 + "|")
+    for name, M in {"sphere": Sphere(2), "torus": Torus(2), "rotations": SO3()}.items():
+        strings(name, M, args.smoke, args.seed, args.out)

@@ -48,7 +48,7 @@ def test_energy_profile_is_the_likelihood() -> None:
 
 
 def test_strength_one_at_temperature_one_is_the_reverse_diffusion() -> None:
-    model, law = exact_model()
+    model, _ = exact_model()
     x, t = Sphere(2).random_uniform(4, generator=torch.Generator().manual_seed(0), dtype=torch.float64), torch.rand(4)
     t = t.double()
     string = string_of(model)

@@ -108,7 +108,7 @@ def plot_strings(
         _on_map(ax, view, manifold, nodes.detach(), energy, colour, name)
         if energy is not None:
             _profile(charts[0], manifold, nodes.detach(), energy, colour, name)
-    corner = {"loc": "lower center", "bbox_to_anchor": (0.5, 0.99), "ncols": 3, "columnspacing": 1.0, "borderpad": 0.1}
+    corner = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.01), "ncols": 3, "columnspacing": 1.0, "borderpad": 0.1}
     ax.legend(frameon=False, fontsize=FONT["tick"], handlelength=1.4, **corner)
     for chart in charts:
         tidy(chart)
@@ -152,6 +152,6 @@ def _profile(ax: Axes, manifold: Manifold, nodes: Tensor, energy: Tensor, colour
     steps = manifold.dist(nodes[:-1], nodes[1:]).detach().cpu().double().numpy()
     length = np.concatenate([[0.0], np.cumsum(steps)])
     values = energy.detach().cpu().double().numpy()
-    ax.plot(length, values, color=colour, lw=1.6, label=name)
+    ax.plot(length, values, color=colour, lw=1.6, label=name, marker="o" if len(values) <= 20 else None, ms=3.5)
     top = int(values.argmax())
-    ax.scatter(length[top], values[top], s=30, marker="^", color=colour, edgecolors="white", linewidths=0.6, zorder=5)
+    ax.scatter(length[top], values[top], s=42, marker="^", color=colour, edgecolors="white", linewidths=0.8, zorder=5)

@@ -120,8 +120,9 @@ class DiffusionString:
 
         The ends are carried to t = 1 by the flow, joined by a geodesic there, and follow the same trajectories back; so
         the string ends at the given points. Ends that are close may be far apart at t = 1, and the geodesic between
-        them lead around the other side of a compact manifold: ``via`` decides. At a temperature a step is split: the flow carries nodes and walkers, the
-        walkers take a step of Langevin dynamics, and the nodes move by ``rate`` towards their mean.
+        them lead around the other side of a compact manifold: ``via`` decides. At a temperature a step is split: the
+        flow carries nodes and walkers, the walkers take a step of Langevin dynamics, and the nodes move by ``rate``
+        towards their means.
 
         Args:
             x_a: first end, ``point_shape``.

@@ -11,7 +11,6 @@ from torch import Tensor
 from manifold_diffusion._errors import CapabilityError, ConfigError, ManifoldError, NumericsError
 from manifold_diffusion.heat_kernels import HeatKernelMixture
 from manifold_diffusion.manifolds import SE3N, SO3, SPD, Euclidean, Manifold, Power, Product, Sphere, Torus
-from manifold_diffusion.processes import ODETerm
 from manifold_diffusion.solvers import ConstantSteps, DiffusionString, GeodesicRK4, integrate
 
 from .flows import GROWTH, brownian_time, conformal, seeded

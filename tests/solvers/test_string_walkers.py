@@ -105,9 +105,7 @@ def test_principal_curve_of_a_latitude_valley() -> None:
     n, walkers, rate, step = 16, 128, 4e-3, 5e-4
     valley = latitude_string().relax(bent_start(), step=0.01, n_nodes=n)
     options = {"step": step, "n_nodes": n, "n_walkers": walkers, "rate": rate}
-    curve = latitude_string().relax(
-        valley.nodes, temperature=1.0, max_iterations=1200, generator=seeded(), **options
-    )
+    curve = latitude_string().relax(valley.nodes, temperature=1.0, max_iterations=1200, generator=seeded(), **options)
     assert curve.converged is None and curve.spacing < 1e-4
     error = math.sqrt(1 / K * rate / (step * K) / (walkers * (n - 4)))
     shift = float(colatitude(curve.nodes)[2:-2].mean()) - TH0

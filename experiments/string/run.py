@@ -36,7 +36,7 @@ def benchmark(smoke):
         begin = time.perf_counter()
         string = DiffusionString(M, score=lambda t, x: M.to_tangent(x, gradient(x)), log_prob=valley, order=order)
         path = string.relax(start, step=0.01, n_nodes=n)
-        error, barrier = float(across(path.nodes).abs().max()), path.saddle.barriers[0] - 2
+        error, barrier = float(across(path.nodes).abs().max()), path.barriers[0] - 2
         print(f"| {order} | {n} | {error:.1e} | {barrier:.0e} | {len(path.history)} |", end="")
         print(f" {time.perf_counter() - begin:.2f} |", flush=True)
 
@@ -45,7 +45,7 @@ def strings(name, M, smoke, seed, out):
     """Transport, path of least energy and principal curve between the ends of a ridge of five kernels."""
     turn = torch.tensor([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]], dtype=torch.float64)  # to the middle of the map
     x = {"sphere": turn[:, 2], "torus": torch.zeros(2, dtype=torch.float64), "rotations": turn}[name]
-    u, v = M.tangent_basis(x)[[0, -1]]
+    u, v = M.tangent_basis(x)[:2]
     ridge = [M.exp(x, a * u + b * v) for a, b in [(-0.9, 0), (-0.55, 0.5), (0, 0.7), (0.55, 0.5), (0.9, 0)]]
     law = HeatKernelMixture(M, torch.stack(ridge), 0.05, torch.tensor([0.25, 0.2, 0.1, 0.2, 0.25]))
     # 20 times the reverse diffusion, once the law is as narrow as the string is long
@@ -61,9 +61,9 @@ def strings(name, M, smoke, seed, out):
         begin, generator = time.perf_counter(), torch.Generator().manual_seed(seed)
         path = string.evolve(ridge[0], ridge[-1], generator=generator, **{**size, **options})
         nodes[kind], energies[kind] = path.nodes, path.energy
-        print(f"| {M} | {kind} | {path.length:.4f} | {path.saddle.barriers[0]:.4f} |", end="")
+        print(f"| {M} | {kind} | {path.length:.4f} | {path.barriers[0]:.4f} |", end="")
         print(f" {path.spacing:.0e} | {time.perf_counter() - begin:.0f} |", flush=True)
-    options = {"log_prob": density, "title": f"Between two modes on {M}", "path": out / f"{name}.png"}
+    options = {"log_prob": density, "title": f"From end to end of a ridge on {M}", "path": out / f"{name}.png"}
     plot_strings(M, nodes, energies=energies, **options)
 
 

@@ -68,6 +68,19 @@ class StringResult:
         """Length of the whole string."""
         return float(self.arc_length[-1])
 
+    @property
+    def barriers(self) -> tuple[float, float]:
+        """Height of the saddle above the first and the last node, in nats.
+
+        Raises:
+            ConfigError: without a log density.
+        """
+        if self.saddle is None:
+            raise ConfigError(
+                "This string has no energies: build it with log_prob, DiffusionString(..., log_prob=...)."
+            )
+        return self.saddle.barriers
+
     def __repr__(self) -> str:
         text = f"StringResult({len(self.nodes)} nodes, length {self.length:.4g}, {len(self.history)} iterations"
         if self.saddle is not None:

@@ -118,6 +118,8 @@ def test_without_score_the_string_is_the_image_of_the_geodesic() -> None:
     path = DiffusionString(M, velocity=flow.term.velocity).evolve(x[0], x[1], n_nodes=40, steps=60)
     assert torch.allclose(path.nodes[[0, -1]], x[:2], atol=1e-14) and path.spacing < 1e-4
     assert path.energy is None and path.converged is None
+    with pytest.raises(ConfigError, match="no energies"):
+        path.barriers  # noqa: B018
     ends = integrate(flow.term, M, x[:2], 0.0, 1.0, GeodesicRK4(), ConstantSteps(200)).x
     s = torch.linspace(0, 1, 4001, dtype=torch.float64)
     line = M.geodesic(ends[:1].expand(4001, 3), ends[1:].expand(4001, 3), s)
@@ -160,6 +162,15 @@ def test_strong_score_leads_to_the_path_of_the_data() -> None:
         if name == "strong":
             assert path.saddle is not None and abs(path.saddle.barriers[0] - still.saddle.barriers[0]) < 1e-2
     assert far["strong"] < 0.03 < 0.06 < far["transport"]
+
+
+def test_via_chooses_the_way_round() -> None:
+    """Two modes of a torus that are nearer to each other the other way round once they are noise."""
+    M = Torus(2)
+    ends = torch.tensor([[-0.9, 0.0], [0.9, 0.0]], dtype=torch.float64)
+    string = diffusing(M, HeatKernelMixture(M, ends, 0.05))
+    lengths = [string.evolve(*ends, n_nodes=9, steps=20, via=via).length for via in (None, torch.zeros(1, 2).double())]
+    assert lengths[0] > 4 > 2 > lengths[1]
 
 
 def test_the_ends_are_the_given_points_and_the_seed_decides() -> None:
@@ -242,5 +253,7 @@ def test_bad_input_is_refused() -> None:
         both.evolve(x, x[2])
     with pytest.raises(ConfigError, match="coincide"):
         both.evolve(x[0], x[0])
+    with pytest.raises(ConfigError, match=r"via has shape \(3,\)"):
+        both.evolve(x[0], x[2], via=x[1])
     with pytest.raises(ConfigError, match="steps >= 1"):
         both.evolve(x[0], x[2], steps=0)

@@ -77,7 +77,7 @@ class StringResult:
         """
         if self.saddle is None:
             raise ConfigError(
-                "This string has no energies: build it with log_prob, DiffusionString(..., log_prob=...)."
+                "This string has no energies: build it with a log density, DiffusionString(log_prob=...)."
             )
         return self.saddle.barriers
 

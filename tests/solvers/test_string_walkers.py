@@ -39,7 +39,7 @@ def test_walkers_stay_in_their_cells(M: Manifold) -> None:
 
     before = outside(walkers)
     assert int((before[:2] > 0).sum()) > 90
-    for _ in range(300):
+    for _ in range(200):
         walkers = walk_in_cells(M, noise, 0.0, 0.05, walkers, shifted, g)
         after = outside(walkers)
         assert bool((after <= before + 1e-12)[before > 0].all())

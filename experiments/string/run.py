@@ -1,4 +1,4 @@
-"""Strings between modes of mixtures of heat kernels on S^2, T^2 and SO(3), and the error where the path is known.
+"""Strings between modes of mixtures of heat kernels on S^2, T^2 and SO(3), and their error where the path is known.
 
 python experiments/string/run.py [--smoke] [--seed S] [--out FOLDER]
 """
@@ -17,10 +17,7 @@ from manifold_diffusion.processes import LogSchedule
 from manifold_diffusion.solvers import DiffusionString
 
 THETA, schedule = math.pi / 3, LogSchedule(1e-2, 7.0)
-
-
-def across(x):
-    return torch.atan2(x[..., :2].norm(dim=-1), x[..., 2]) - THETA
+across = lambda x: torch.atan2(x[..., :2].norm(dim=-1), x[..., 2]) - THETA  # noqa: E731
 
 
 def valley(x):  # -V: the path between the minima of V = 30 (theta - pi/3)^2 + cos 2 phi is the circle of latitude
@@ -55,11 +52,14 @@ def strings(name, M, smoke, seed, out):
     string = DiffusionString(M, lambda t, x: -M.per_point(schedule.rate(t) / 2) * score(t, x), score, density)
     # Seen from t = 1 the ends may be nearer to each other the other way round: via the middle.
     size = {"n_nodes": 10 if smoke else 40, "steps": 30 if smoke else 200, "via": x.unsqueeze(0)}
-    walk = {"g": g, "temperature": 1.0, "n_nodes": 10, "n_walkers": 4 if smoke else 128, "rate": 0.05}
+    walk = {"temperature": 1.0, "n_nodes": 10, "n_walkers": 64, "rate": 0.02, "max_iterations": 5 if smoke else 500}
     nodes, energies = {}, {}
-    for kind, options in {"transport": {}, "minimum energy": {"g": g}, "principal curve": walk}.items():
+    for kind, strength in {"transport": 0.0, "minimum energy": g, "principal curve": None}.items():
         begin, generator = time.perf_counter(), torch.Generator().manual_seed(seed)
-        path = string.evolve(ridge[0], ridge[-1], generator=generator, **{**size, **options})
+        if strength is None:  # the means of the data near the path of least energy
+            path = string.relax(path.nodes, step=0.005, generator=generator, **walk)
+        else:
+            path = string.evolve(ridge[0], ridge[-1], g=strength, **size)
         nodes[kind], energies[kind] = path.nodes, path.energy
         print(f"| {M} | {kind} | {path.length:.4f} | {path.barriers[0]:.4f} |", end="")
         print(f" {path.spacing:.0e} | {time.perf_counter() - begin:.0f} |", flush=True)

@@ -57,7 +57,7 @@ def strings(name, M, smoke, seed, out):
     for kind, strength in {"transport": 0.0, "minimum energy": g, "principal curve": None}.items():
         begin, generator = time.perf_counter(), torch.Generator().manual_seed(seed)
         if strength is None:  # the means of the data near the path of least energy
-            path = string.relax(path.nodes, step=0.005, generator=generator, **walk)
+            path = string.relax(nodes["minimum energy"], step=0.005, generator=generator, **walk)
         else:
             path = string.evolve(ridge[0], ridge[-1], g=strength, **size)
         nodes[kind], energies[kind] = path.nodes, path.energy

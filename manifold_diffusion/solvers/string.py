@@ -59,7 +59,7 @@ class DiffusionString:
         order: of the curve through the nodes: 1 for piecewise geodesics, 3 (default) for cubics in normal coordinates.
 
     Raises:
-        ConfigError: if a function belongs to another manifold, or there is none.
+        ConfigError: if a function belongs to another manifold, there is none, or the order is out of range.
 
     Example:
         Between the two modes of a mixture of heat kernels on the sphere: a great circle, by symmetry.
@@ -77,7 +77,7 @@ class DiffusionString:
         Moreau, Coeurdoux, Ferre and Vanden-Eijnden, *Probing the geometry of diffusion models with the string method*,
         2026, arXiv:2602.22122; E, Ren and Vanden-Eijnden, *Simplified and improved string method*, 2007,
         J. Chem. Phys. 126, 164103; Vanden-Eijnden and Venturoli, *Revisiting the finite temperature string method*,
-        2009, arXiv:0902.1892.
+        2009, J. Chem. Phys. 130, 194103.
     """
 
     manifold: Manifold
@@ -90,6 +90,8 @@ class DiffusionString:
     def __post_init__(self) -> None:
         if self.velocity is None and self.score is None:
             raise ConfigError("A string needs a velocity, a score or both: DiffusionString(manifold, velocity, score).")
+        if self.order not in (1, 2, 3):
+            raise ConfigError(f"order must be 1 (piecewise geodesics), 2 or 3 (cubic); got {self.order}.")
         for name in ("velocity", "score", "log_prob"):
             part = getattr(self, name)
             other = getattr(getattr(part, "__self__", part), "manifold", self.manifold)

@@ -242,6 +242,8 @@ def test_bad_input_is_refused() -> None:
         DiffusionString(M, score=latitude_force, log_prob=law.log_prob)
     with pytest.raises(ConfigError, match="velocity, a score or both"):
         DiffusionString(M)
+    with pytest.raises(ConfigError, match="order must be"):
+        DiffusionString(M, score=latitude_force, order=4)
     with pytest.raises(CapabilityError, match="needs a velocity"):
         string.evolve(x[0], x[2])
     with pytest.raises(CapabilityError, match="pure transport only"):

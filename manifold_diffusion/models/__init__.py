@@ -6,6 +6,7 @@ from .diffusion import RiemannianDiffusion
 from .flow import RiemannianFlow
 from .flow_map import FlowMap
 from .language import FlowMapLanguageModel, LanguageFit
+from .string import string_of
 
 __all__ = [
     "BridgeFit",
@@ -16,4 +17,5 @@ __all__ = [
     "RiemannianDiffusion",
     "RiemannianFlow",
     "SchrodingerBridge",
+    "string_of",
 ]

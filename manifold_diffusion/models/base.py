@@ -25,6 +25,7 @@ from ..solvers import (
     PlannedSteps,
     Solver,
     StepController,
+    StringResult,
     fit_multistep,
     integrate,
     log_likelihood,
@@ -32,6 +33,7 @@ from ..solvers import (
 )
 from .card import model_card
 from .pretrained import PretrainedModel
+from .string import evolve_string
 
 if TYPE_CHECKING:
     from ..training import FitResult
@@ -349,6 +351,22 @@ class GenerativeModel(PretrainedModel):
             torch.cat(errors) if errors else None,
             max(r.n_evaluations for r in results),
         )
+
+    def string(self, x_a: Tensor, x_b: Tensor, *, strength: float = 0.0, **options: Any) -> StringResult:
+        """A curve of the model from one point to another: transported, of least energy, or of conditional means.
+
+        Args:
+            x_a: first end, ``point_shape``.
+            x_b: last end, ``point_shape``.
+            strength: of the score, in units of the model's own reverse diffusion; 0 for pure transport.
+            options: ``temperature``, ``n_nodes``, ``steps``, ``g``, ... of
+                :meth:`~manifold_diffusion.solvers.DiffusionString.evolve`; ``cond``, ``(cond_dim,)``; ``energy=False``
+                for no energy profile.
+
+        Raises:
+            CapabilityError: for ``strength > 0``, if the network predicts a velocity.
+        """
+        return evolve_string(self, x_a, x_b, strength=strength, **options)
 
     # ------------------------------------------------------------------ helpers
 

@@ -10,6 +10,7 @@ from .layout import save_figure
 from .maps import Mollweide, Plane, PoincareDisk, Ramachandran, RotationMap
 from .registry import views
 from .scene import Grid, Scene
+from .strings import plot_strings
 from .ternary import Ternary
 from .views import Chart, CircularHistogram, Histogram, Map
 
@@ -28,6 +29,7 @@ __all__ = [
     "Ternary",
     "compare",
     "plot",
+    "plot_strings",
     "plot_training",
     "plot_trajectory",
     "save_figure",

@@ -4,6 +4,7 @@ Solvers see terms and the manifold's geometry, nothing else.
 """
 
 from ._runge_kutta import RungeKutta, Tableau
+from .arc_length import arc_length, curve_point, equal_arc_length
 from .base import Solver, Step, Term
 from .clocks import Clock, ClockSteps, NoiseClock
 from .controllers import AdaptiveSteps, ConstantSteps, GridSteps, PlannedSteps, Proposal, StepController
@@ -27,6 +28,8 @@ from .particles import ParticleSample, particle_filter, sample_twisted
 from .predictor_corrector import MixtureReverse, PredictorCorrector, ReverseKernel, ReverseSDE
 from .psi import DiscretePsi, PsiKernel, sample_psi
 from .rk4 import GeodesicRK4
+from .string import DiffusionString
+from .string_result import Saddle, StringResult, find_saddle
 
 __all__ = [
     "AdaptiveSteps",
@@ -34,6 +37,7 @@ __all__ = [
     "ClockSteps",
     "ConstantSteps",
     "DensitySolution",
+    "DiffusionString",
     "DiscretePsi",
     "DormandPrince",
     "GeodesicEuler",
@@ -58,12 +62,18 @@ __all__ = [
     "ReverseKernel",
     "ReverseSDE",
     "RungeKutta",
+    "Saddle",
     "Solution",
     "Solver",
     "Step",
     "StepController",
+    "StringResult",
     "Tableau",
     "Term",
+    "arc_length",
+    "curve_point",
+    "equal_arc_length",
+    "find_saddle",
     "fit_multistep",
     "inpaint",
     "integrate",

@@ -37,10 +37,10 @@ class GoldenSubset:
         self._build(points)
 
     def _build(self, points: Tensor) -> None:
-        from scipy.spatial import cKDTree
+        from scipy.spatial import KDTree
 
         coordinates = self.retrieval.coordinates(points.detach().cpu().double()).numpy()
-        self._tree = cKDTree(coordinates, boxsize=self.retrieval.periods)
+        self._tree = KDTree(coordinates, boxsize=self.retrieval.periods)
         self._rows = torch.arange(len(points))  # of the points in the tree; -1: removed
         self._changes = 0
 

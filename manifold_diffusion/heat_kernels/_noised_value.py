@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,7 +71,8 @@ def met(manifold: Manifold, x: Tensor, value: NoisedValue, tau: Tensor, rtol: fl
 
 def pick(value: NoisedValue, index: Tensor) -> NoisedValue:
     """Some rows of a record."""
-    return NoisedValue(**{k: None if v is None else v[index.to(v.device)] for k, v in vars(value).items()})
+    rows: dict[str, Any] = {k: None if v is None else v[index.to(v.device)] for k, v in vars(value).items()}
+    return NoisedValue(**rows)
 
 
 def assemble(pieces: list[tuple[Tensor, NoisedValue]]) -> NoisedValue:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..manifolds import Compact, Manifold
+from ..manifolds import Compact
 from ._noised_value import NoisedValue, assemble, met, pick, plain, rounding
 
 __all__ = ["EmpiricalSpectrum", "Harmonics", "SeriesTail", "level_tail", "tail_sums"]

@@ -152,7 +152,7 @@ class HeatKernelMixture:
             times = own + early[pinned], (late - early)[pinned]
             start = self.centres[k].to(x)
             away = times[0] > 0  # a point mass at its own time is where it started
-            to = tuple(a[away] for a in times)
+            to = times[0][away], times[1][away]
             start[away] = sample_pinned(self.manifold, start[away], flat[pinned][away], *to, generator)
             result[pinned] = start
         return result.reshape(*shape, *x.shape[x.dim() - extra :])

@@ -1,5 +1,6 @@
 """Layer 7: process, network, objective and solvers in one object with fit, sample, log_prob and save_pretrained."""
 
+from .analytic import AnalyticDiffusion, AnalyticScore
 from .base import GenerativeModel
 from .bridge import BridgeFit, SchrodingerBridge
 from .diffusion import RiemannianDiffusion
@@ -8,6 +9,8 @@ from .flow_map import FlowMap
 from .language import FlowMapLanguageModel, LanguageFit
 
 __all__ = [
+    "AnalyticDiffusion",
+    "AnalyticScore",
     "BridgeFit",
     "FlowMap",
     "FlowMapLanguageModel",

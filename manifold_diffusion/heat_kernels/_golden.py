@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..manifolds import Manifold
-from ._noised_value import NoisedValue, met, pick, plain, rounding
+from ._noised_value import NoisedValue, met, pick, plain, rounding, untracked
 from ._retrieval import retrieval
 
 __all__ = ["GoldenSubset"]
 
 _FIRST = 32
-_PAIRS = 1 << 17
+_PAIRS = 1 << 14
 
 
 class GoldenSubset:
@@ -25,7 +26,7 @@ class GoldenSubset:
         0 \le \log p - \log P_S \le \log(1 + B / P_S), \qquad
         |s - s_S| \le \frac{\sup |\nabla T| + B\,|s_S|}{P_S},
 
-    with the supremum of :meth:`Retrieval.slope`. Points are added in twice as large numbers until both are small.
+    with the supremum of :meth:`Retrieval.slope`. Points are added, twice as many or more at a time, until both are small.
 
     Args:
         manifold: a manifold with a :func:`retrieval`.
@@ -39,9 +40,9 @@ class GoldenSubset:
     def _build(self, points: Tensor) -> None:
         from scipy.spatial import KDTree
 
-        coordinates = self.retrieval.coordinates(points.detach().cpu().double()).numpy()
-        self._tree = KDTree(coordinates, boxsize=self.retrieval.periods)
-        self._rows = torch.arange(len(points))  # of the points in the tree; -1: removed
+        self._tree = KDTree(self._where(points), boxsize=self.retrieval.periods)
+        with untracked():
+            self._rows = torch.arange(len(points))  # of the points in the tree; -1: removed
         self._changes = 0
 
     def added(self, points: Tensor, count: int) -> None:
@@ -61,9 +62,11 @@ class GoldenSubset:
             self._build(points)
 
     def evaluate(
-        self, x: Tensor, tau: Tensor, points: Tensor, weights: Tensor, rtol: float, most: int, want_score: bool
+        self, x: Tensor, tau: Tensor, points: Tensor, weights: Tensor, rtol: float, most: int | None, want_score: bool
     ) -> tuple[list[tuple[Tensor, NoisedValue]], Tensor]:
         """Values of the queries for which ``most`` points are enough, and the indices of the others.
+
+        The first few points tell how far the bound reaches; how many are within that is asked of the tree.
 
         Args:
             x: queries, ``(n, *point_shape)``.
@@ -71,30 +74,50 @@ class GoldenSubset:
             points: all points.
             weights: theirs, float64, of sum 1.
             rtol: what the errors should be below, see :meth:`NoisedData.evaluate`.
-            most: points per query, at most.
+            most: points per query, at most; None for as many as it takes.
             want_score: whether to compute the score.
         """
+        size = len(self._rows)
+        most = size if most is None else most
         found: list[tuple[Tensor, NoisedValue]] = []
-        open_ = torch.arange(len(x))
-        size, count = len(self._rows), min(_FIRST, len(self._rows))
-        while len(open_) and count <= max(most, min(_FIRST, size)):
-            still = []
-            for part in open_.split(max(1, _PAIRS // count)):
-                value = self._sum(x[part], tau[part], points, weights, count, want_score)
+        given_up = [torch.empty(0, dtype=torch.long)]
+        to_do = {min(_FIRST, size): [torch.arange(len(x))]}
+        while to_do:
+            count = min(to_do)
+            indices = torch.cat(to_do.pop(count))
+            for part in indices.split(max(1, _PAIRS // count)):
+                value, excess, chord = self._sum(x[part], tau[part], points, weights, count, rtol, want_score)
                 done = met(self.manifold, plain(x[part]), value, tau[part], rtol) | (count == size)
                 if bool(done.any()):
                     found.append((part[done], pick(value, done)))
-                still.append(part[~done])
-            open_ = torch.cat(still)
-            count = count * 2 if count == size or count * 2 <= size else size
-        return found, open_
+                part, excess, chord = part[~done], excess[~done], chord[~done]
+                if len(part) == 0:
+                    continue
+                needed = self._needed(x[part], tau[part], excess, chord).clamp(2 * count, size)
+                given_up.append(part[needed > most])
+                for k in needed[needed <= most].unique().tolist():
+                    to_do.setdefault(k, []).append(part[needed == k])
+        return found, torch.cat(given_up)
+
+    def _where(self, x: Tensor) -> np.ndarray:
+        with untracked():
+            return self.retrieval.coordinates(plain(x).cpu().double()).numpy()
+
+    def _needed(self, x: Tensor, tau: Tensor, excess: Tensor, chord: Tensor) -> Tensor:
+        """Points within the distance at which a Gaussian tail has fallen by the excess, rounded up to half octaves."""
+        radius = (chord.square() + 2 * tau * excess.clamp(1, 1e300).log()).sqrt()
+        with untracked():
+            reach = plain(radius).numpy()
+        count = self._tree.query_ball_point(self._where(x), reach, return_length=True)
+        count = torch.as_tensor(count)
+        return (2.0 ** ((2 * count.double().log2()).ceil() / 2)).ceil().long()
 
     def _sum(
-        self, x: Tensor, tau: Tensor, points: Tensor, weights: Tensor, count: int, want_score: bool
-    ) -> NoisedValue:
+        self, x: Tensor, tau: Tensor, points: Tensor, weights: Tensor, count: int, rtol: float, want_score: bool
+    ) -> tuple[NoisedValue, Tensor, Tensor]:
+        """Sum over the nearest ``count`` points; by how much what is left out exceeds the goal; the last distance."""
         M, kernel = self.manifold, self.retrieval.kernel
-        where = self.retrieval.coordinates(plain(x).cpu().double()).numpy()
-        chord, index = self._tree.query(where, k=[count] if count == 1 else count)
+        chord, index = self._tree.query(self._where(x), k=count)
         chord = torch.as_tensor(chord).reshape(len(x), count)[:, -1]
         rows = self._rows[torch.as_tensor(index).reshape(len(x), count)]
         late = torch.arange(len(points) - self._recent(points), len(points)).expand(len(x), -1)
@@ -112,17 +135,21 @@ class GoldenSubset:
             score = (share * kernel.score(at, centres, t.unsqueeze(1))).sum(1)
         error, score_error = self._left_out(
             plain(x).double().cpu(), plain(log_p).cpu(), None if score is None else plain(score).cpu(), tau,
-            (1 - w.sum(1).cpu()).clamp_min(0) if count < len(self._rows) else torch.zeros(len(x), dtype=torch.float64),
-            chord,
+            (1 - w.sum(1).cpu()).clamp_min(1e-15) * (count < len(self._rows)), chord,
         )  # fmt: skip
+        excess = error / rtol
+        if score is not None and score_error is not None:
+            length = M.norm(plain(x).double(), plain(score)).cpu()
+            excess = torch.maximum(excess, score_error / torch.maximum(length, tau.rsqrt()) / rtol)
         round_log, round_score = rounding(M, x, plain(log_p), None if score is None else plain(score), t)
-        return NoisedValue(
+        value = NoisedValue(
             log_p.to(x.dtype),
             None if score is None else score.to(x.dtype),
             error.to(round_log) + round_log,
             None if score_error is None or round_score is None else score_error.to(round_score) + round_score,
             torch.ones(len(x), dtype=torch.long, device=device),
         )
+        return value, excess, chord
 
     def _recent(self, points: Tensor) -> int:
         """Points at the end that are not in the tree."""

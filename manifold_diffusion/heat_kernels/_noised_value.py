@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ..manifolds import Manifold
 
-__all__ = ["NoisedValue", "assemble", "met", "pick", "plain", "rounding"]
+__all__ = ["NoisedValue", "assemble", "met", "pick", "plain", "rounding", "untracked"]
 
 
 TABLE = 1e-9
@@ -42,7 +43,13 @@ def plain(x: Tensor) -> Tensor:
     functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
     while functorch.is_functorch_wrapped_tensor(x) and not functorch.is_batchedtensor(x):
         x = functorch.get_unwrapped(x)
-    return x.detach()
+    with untracked():
+        return x.detach()
+
+
+def untracked() -> AbstractContextManager[Any]:
+    """Context for what is kept or handed to NumPy: tensors made in it don't belong to a ``torch.func`` transform."""
+    return torch._C._DisableFuncTorch()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def rounding(

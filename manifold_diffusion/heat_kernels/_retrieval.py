@@ -128,8 +128,8 @@ def retrieval(manifold: Manifold) -> Retrieval:
         CapabilityError: where no bound of the kernel beyond a distance is known here.
     """
     raise CapabilityError(
-        f"Nearest neighbours with a proven error need a bound of the heat kernel beyond a distance; for {manifold} none "
-        "is known here. Manifolds that have one: Euclidean, Sphere, Torus, SO3, Hyperboloid. Use evaluator='full'."
+        f"Nearest neighbours with a proven error need a bound of the heat kernel beyond a distance, and for {manifold} "
+        "none is known here. Manifolds that have one: Euclidean, Sphere, Torus, SO3, Hyperboloid. Use evaluator='full'."
     )
 
 

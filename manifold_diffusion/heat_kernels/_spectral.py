@@ -5,10 +5,10 @@ With orthonormal eigenfunctions :math:`f_{ls}` of level l and the moments :math:
 .. math:: p_\tau(x) = \sum_{l \le L} e^{-\lambda_l\tau/2} \sum_s c_{ls} f_{ls}(x) + \text{rest}.
 
 On a homogeneous space :math:`\sum_s f_{ls}^2 = d_l / V` and :math:`\sum_s |\nabla f_{ls}|^2 = \lambda_l d_l / V`, so
-that by Cauchy and Schwarz the rest is at most :math:`\sum_{l > L} d_l e^{-\lambda_l\tau/2}/V`, and its gradient at most
-:math:`\sum_{l > L} \sqrt{\lambda_l}\, d_l e^{-\lambda_l\tau/2}/V`: tails of the heat trace. What the sum holds in
-floating point it holds to a few units of rounding of its largest value, the same sums over :math:`l \le L`: far from the
-data, where the density is below that, the series knows nothing.
+that by Cauchy and Schwarz the rest is at most :math:`\sum_{l > L} d_l e^{-\lambda_l\tau/2}/V`, and its gradient at
+most :math:`\sum_{l > L} \sqrt{\lambda_l}\, d_l e^{-\lambda_l\tau/2}/V`: tails of the heat trace. A sum in floating
+point is right to a few units of rounding of its largest value, the same sums over :math:`l \le L`: far from the data,
+where the density is below that, the series knows nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..manifolds import Compact
-from ._noised_value import NoisedValue, assemble, met, pick, plain, rounding
+from ._noised_value import NoisedValue, assemble, met, pick, plain, rounding, untracked
 
 __all__ = ["EmpiricalSpectrum", "Harmonics", "SeriesTail", "level_tail", "tail_sums"]
 
@@ -213,10 +213,12 @@ class EmpiricalSpectrum:
     def _accumulate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         H = self.harmonics
         rows = max(1, _NUMBERS // H.n_modes(self.degree))
-        for points, weights in batches:
-            for x, w in zip(points.split(rows), weights.split(rows), strict=True):
-                part = H.moments(x.double(), w.to(x.device), self.degree)
-                self._moments = [a + b for a, b in zip(self._moments, part, strict=True)] if self._moments else part
+        with untracked():
+            for points, weights in batches:
+                for x, w in zip(points.split(rows), weights.split(rows), strict=True):
+                    part = H.moments(x.double(), w.to(x.device), self.degree)
+                    held = self._moments or [torch.zeros_like(a) for a in part]
+                    self._moments = [a + b for a, b in zip(held, part, strict=True)]
 
 
 def _octaves(tau: Tensor) -> Tensor:

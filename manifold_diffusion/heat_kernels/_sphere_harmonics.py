@@ -24,7 +24,7 @@ class SphereHarmonics(Harmonics):
     """Eigenfunctions of ``Sphere(2)``; moments are :math:`c_{lm}` for m >= 0, complex ``(degree + 1, degree + 1)``."""
 
     max_degree = 96
-    mode_cost = 0.01
+    mode_cost = 0.07
 
     def __init__(self, manifold: Sphere) -> None:
         self.manifold = manifold

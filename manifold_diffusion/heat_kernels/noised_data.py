@@ -13,7 +13,7 @@ from .._errors import CapabilityError, ConfigError, DataError, NumericsError
 from ..manifolds import Compact, Manifold
 from ._golden import GoldenSubset
 from ._harmonics import harmonics
-from ._noised_value import NoisedValue, assemble, met, pick, plain, rounding
+from ._noised_value import NoisedValue, assemble, met, pick, plain, rounding, untracked
 from ._retrieval import retrieval
 from ._spectral import EmpiricalSpectrum
 from .base import brownian_time, heat_kernel
@@ -26,7 +26,7 @@ Evaluator = Literal["auto", "full", "golden", "spectral"]
 EVALUATORS = ("full", "golden", "spectral")
 """What the indices in :attr:`NoisedValue.evaluator` mean."""
 
-_FULL, _GOLDEN = 0.03, 0.9
+_FULL, _GOLDEN = 0.1, 1.0
 """Microseconds a pair of a query and a point, in the full scan and in the golden subset."""
 
 
@@ -190,7 +190,7 @@ class NoisedData:
         if isinstance(self.points, Tensor):
             start = self.points[index.to(self.points.device)]
         else:
-            start = torch.as_tensor(np.ascontiguousarray(self.points[index.numpy()]))
+            start = torch.from_numpy(np.array(self.points[index.numpy()]))
         return self.kernel.sample(start, brownian_time(tau, start), generator)
 
     # ------------------------------------------------------------------ data
@@ -243,10 +243,13 @@ class NoisedData:
     # ------------------------------------------------------------------ the evaluators
 
     def _evaluate(self, x: Tensor, tau: Tensor, evaluator: Evaluator, rtol: float, want_score: bool) -> NoisedValue:
-        if evaluator == "full" or len(x) == 0:
+        if len(x) == 0:
+            log_p = tau.to(x)
+            return NoisedValue(log_p, x if want_score else None, log_p, log_p if want_score else None, log_p.long())
+        if evaluator == "full":
             return self._full(x, tau, want_score)
         if evaluator == "golden":
-            found, _ = self._subset(x, tau, rtol, len(self), want_score)
+            found, _ = self._subset(x, tau, rtol, None, want_score)
             return assemble(found)
         if evaluator == "spectral":
             return self._series(x, tau, rtol, want_score)
@@ -263,13 +266,10 @@ class NoisedData:
             series = self._get_spectrum().cost(tau, rtol, n, full * self._queries)
         next_best = series.clamp_max(full)
         if isinstance(self.points, Tensor) and self._has("golden"):
-            budget = (next_best / _GOLDEN).long()
-            # One limit for all queries of about the same budget.
-            for limit in (budget.clamp_min(1).log2().floor().long()).unique().tolist():
-                part = torch.nonzero(budget.clamp_min(1).log2().floor().long() == limit).squeeze(1)
-                if 2**limit < 32:
-                    continue
-                found, _ = self._subset(x[part], tau[part], rtol, 2**limit, want_score)
+            most = (next_best / _GOLDEN).clamp(1, n).log2().floor()
+            for octave in most[most >= 7].unique().tolist():  # queries of about one budget
+                part = torch.nonzero(most == octave).squeeze(1)
+                found, _ = self._subset(x[part], tau[part], rtol, int(2**octave), want_score)
                 pieces += [(part[i], v) for i, v in found]
         left = _missing(left, pieces)
         ready = left[series[left] < full]
@@ -309,7 +309,8 @@ class NoisedData:
         total = float(self.weights.sum())
         if isinstance(self.points, Tensor):
             if self._mixture is None:
-                self._mixture = HeatKernelMixture(self.manifold, self.points, 0.0, self.weights)
+                with untracked():
+                    self._mixture = HeatKernelMixture(self.manifold, self.points, 0.0, self.weights)
             yield self._mixture, 1.0
             return
         for part in self._parts():
@@ -318,7 +319,7 @@ class NoisedData:
                 yield HeatKernelMixture(self.manifold, self._read(part), 0.0, weights), float(weights.sum()) / total
 
     def _subset(
-        self, x: Tensor, tau: Tensor, rtol: float, most: int, want_score: bool
+        self, x: Tensor, tau: Tensor, rtol: float, most: int | None, want_score: bool
     ) -> tuple[list[tuple[Tensor, NoisedValue]], Tensor]:
         points = self._tensor("searched for neighbours")
         if self._golden is None:
@@ -374,7 +375,7 @@ class NoisedData:
     def _read(self, part: slice) -> Tensor:
         if isinstance(self.points, Tensor):
             return self.points[part]
-        return torch.as_tensor(np.ascontiguousarray(self.points[part]))
+        return torch.from_numpy(np.array(self.points[part]))
 
     def _tensor(self, what: str) -> Tensor:
         if not isinstance(self.points, Tensor):

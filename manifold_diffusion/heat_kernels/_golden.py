@@ -26,7 +26,7 @@ class GoldenSubset:
         0 \le \log p - \log P_S \le \log(1 + B / P_S), \qquad
         |s - s_S| \le \frac{\sup |\nabla T| + B\,|s_S|}{P_S},
 
-    with the supremum of :meth:`Retrieval.slope`. Points are added, twice as many or more at a time, until both are small.
+    with the supremum of :meth:`Retrieval.slope`. Their number is doubled, or more, until both are small.
 
     Args:
         manifold: a manifold with a :func:`retrieval`.

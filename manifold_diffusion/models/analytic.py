@@ -40,7 +40,7 @@ def _heat(process: NoiseProcess, t: Tensor) -> _Heat:
 def _(process: BrownianMotion, t: Tensor) -> _Heat:
     if process.n_steps is not None:
         raise CapabilityError(
-            f"BrownianMotion on {process.manifold} is simulated; AnalyticScore needs its heat kernel: leave out n_steps."
+            f"BrownianMotion on {process.manifold} is simulated, without a closed form. Leave out n_steps."
         )
     return _Heat(torch.ones_like(t), process.schedule.tau(t))
 
@@ -102,9 +102,7 @@ class AnalyticScore(nn.Module):
         self.process, self.evaluator, self.rtol = process, evaluator, rtol
         if isinstance(data, int):
             if data < 1:
-                raise DataError(
-                    f"data, as the number of points of a saved state, must be >= 1; got {data}."
-                )
+                raise DataError(f"data, as the number of points of a saved state, must be >= 1; got {data}.")
             points, weights = M.origin().repeat(data, *(1,) * len(M.point_shape)), torch.ones(data, dtype=torch.float64)
         else:
             law = data if isinstance(data, NoisedData) else NoisedData(M, data)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..manifolds import Manifold
-from ._noised_value import NoisedValue, met, pick, plain, rounding, untracked
+from ._noised_value import NoisedValue, met, pick, plain, untracked
 from ._retrieval import retrieval
 
 __all__ = ["GoldenSubset"]
@@ -141,12 +141,11 @@ class GoldenSubset:
         if score is not None and score_error is not None:
             length = M.norm(plain(x).double(), plain(score)).cpu()
             excess = torch.maximum(excess, score_error / torch.maximum(length, tau.rsqrt()) / rtol)
-        round_log, round_score = rounding(M, x, plain(log_p), None if score is None else plain(score), t)
         value = NoisedValue(
             log_p.to(x.dtype),
             None if score is None else score.to(x.dtype),
-            error.to(round_log) + round_log,
-            None if score_error is None or round_score is None else score_error.to(round_score) + round_score,
+            error.to(device),
+            None if score_error is None else score_error.to(device),
             torch.ones(len(x), dtype=torch.long, device=device),
         )
         return value, excess, chord

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..manifolds import Manifold
 
-__all__ = ["NoisedValue", "assemble", "met", "pick", "plain", "rounding", "untracked"]
+__all__ = ["TABLE", "NoisedValue", "assemble", "met", "pick", "plain", "rounding", "untracked"]
 
 
 TABLE = 1e-9
@@ -52,18 +52,19 @@ def untracked() -> AbstractContextManager[Any]:
     return torch._C._DisableFuncTorch()  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def rounding(
-    manifold: Manifold, x: Tensor, log_p: Tensor, score: Tensor | None, tau: Tensor, table: float = TABLE
-) -> tuple[Tensor, Tensor | None]:
-    """Allowance for rounding in the dtype of the queries, and for radial tables: of the log density and of the score.
+def rounding(manifold: Manifold, x: Tensor, value: NoisedValue, tau: Tensor) -> tuple[Tensor, Tensor]:
+    """Allowance for rounding and for radial tables, of the log density and of the score.
 
-    Positions are known to a rounding, and kernels divide their squares by the time.
+    Kernels divide squares of positions, which are known to a rounding, by the time. Where the value is not known the
+    allowance is zero.
     """
-    unit = 16 * torch.finfo(x.dtype).eps + table
-    relative = unit * (1 + log_p.double().abs()) + 16 * torch.finfo(torch.float64).eps / tau
-    if score is None:
-        return relative, None
-    length = manifold.norm(plain(x).double(), score.double())
+    log_p = torch.nan_to_num(plain(value.log_prob).double(), nan=0.0)
+    tau = tau.to(log_p)
+    unit = 16 * torch.finfo(x.dtype).eps + TABLE
+    relative = unit * (1 + log_p.abs()) + 16 * torch.finfo(torch.float64).eps / tau
+    length = torch.zeros_like(relative)
+    if value.score is not None:
+        length = manifold.norm(plain(x).double(), torch.nan_to_num(plain(value.score).double(), nan=0.0))
     return relative, 4 * relative * (length + (manifold.dim / tau).sqrt())
 
 

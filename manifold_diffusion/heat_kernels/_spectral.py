@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..manifolds import Compact
-from ._noised_value import NoisedValue, assemble, met, pick, plain, rounding, untracked
+from ._noised_value import NoisedValue, assemble, met, pick, plain, untracked
 
 __all__ = ["EmpiricalSpectrum", "Harmonics", "SeriesTail", "level_tail", "tail_sums"]
 
@@ -184,15 +184,13 @@ class EmpiricalSpectrum:
         log_p = torch.where(known, safe.log(), math.nan)
         share = torch.where(known, error / plain(safe), 0.0)
         score, bound = None, None
-        level, steep = plain(safe).log(), torch.where(M.per_point(known), plain(slope) / M.per_point(plain(safe)), 0.0)
-        extra, extra_score = rounding(M, x, level, steep if want_score else None, t, table=0.0)
-        if extra_score is not None:
+        if want_score:
             score = torch.where(M.per_point(known), slope / M.per_point(safe), math.nan)
-            length = M.norm(plain(x).double(), steep)
-            bound = (slope_error / plain(safe) + length * share) / (1 - share) + extra_score
+            length = M.norm(plain(x).double(), plain(slope)) / plain(safe)
+            bound = (slope_error / plain(safe) + length * share) / (1 - share)
             bound = torch.where(known, bound, math.inf)
         kind = torch.full((len(x),), 2, dtype=torch.long, device=x.device)
-        log_error = torch.where(known, -torch.log1p(-share) + extra, math.inf)
+        log_error = torch.where(known, -torch.log1p(-share), math.inf)
         return NoisedValue(log_p.to(x.dtype), None if score is None else score.to(x.dtype), log_error, bound, kind)
 
     def _degree(self, octave: int, bound: float) -> int | None:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from .._errors import CapabilityError, ConfigError, DataError, NumericsError
 from ..manifolds import Compact, Manifold
+from ._data_points import checked_weights, kept_rows, merged
 from ._golden import GoldenSubset
 from ._harmonics import harmonics
-from ._noised_value import NoisedValue, assemble, met, pick, plain, rounding, untracked
+from ._noised_value import TABLE, NoisedValue, assemble, met, pick, plain, rounding, untracked
 from ._retrieval import retrieval
 from ._spectral import EmpiricalSpectrum
 from .base import brownian_time, heat_kernel
@@ -107,9 +108,9 @@ class NoisedData:
         self.points = points.detach() if isinstance(points, Tensor) else points
         for part in self._parts():
             manifold.check_point(self._read(part), "points")
-        self.weights = self._checked(weights, len(points))
+        self.weights = checked_weights(weights, len(points))
         if merge_duplicates:
-            self._merge()
+            self.points, self.weights = merged(self._tensor("merged"), self.weights)
         self._mixture: HeatKernelMixture | None = None
         self._golden: GoldenSubset | None = None
         self._spectrum: EmpiricalSpectrum | None = None
@@ -131,13 +132,13 @@ class NoisedData:
         Raises:
             NumericsError: if the error can't be brought below ``rtol``.
         """
-        return self._checked_value(x, tau, evaluator, rtol, want_score=False).log_prob
+        return self._run(x, tau, evaluator, rtol, want_score=False, strict=True).log_prob
 
     def score(
         self, x: Tensor, tau: Tensor | float, *, evaluator: Evaluator | None = None, rtol: float | None = None
     ) -> Tensor:
         """Riemannian gradient of :meth:`log_prob`, tangent at ``x``, ``(*batch, *point_shape)``."""
-        score = self._checked_value(x, tau, evaluator, rtol, want_score=True).score
+        score = self._run(x, tau, evaluator, rtol, want_score=True, strict=True).score
         assert score is not None
         return score
 
@@ -168,21 +169,7 @@ class NoisedData:
             NumericsError: if ``"auto"`` can't meet ``rtol``. The other evaluators return what they have.
             CapabilityError: if the manifold does not have the evaluator.
         """
-        chosen = self.evaluator if evaluator is None else self._known(evaluator)
-        goal = self.rtol if rtol is None else self._tolerance(rtol)
-        batch = self.manifold.batch_shape(x)
-        flat = x.reshape(-1, *self.manifold.point_shape)
-        times = plain(brownian_time(tau, x.double())).cpu().expand(batch).reshape(-1)
-        value = self._evaluate(flat, times, chosen, goal, want_score)
-        if chosen == "auto":
-            self._require(flat, value, times, goal, chosen)
-        return NoisedValue(
-            value.log_prob.reshape(batch),
-            None if value.score is None else value.score.reshape(x.shape),
-            value.log_prob_error.reshape(batch),
-            None if value.score_error is None else value.score_error.reshape(batch),
-            value.evaluator.reshape(batch),
-        )
+        return self._run(x, tau, evaluator, rtol, want_score, strict=False)
 
     def sample(self, n: int, tau: Tensor | float, generator: torch.Generator | None = None) -> Tensor:
         """``n`` independent points at Brownian time ``tau`` (float or ``(n,)``): exact, a point and its noise."""
@@ -206,9 +193,7 @@ class NoisedData:
         if points.dim() != held.dim():
             raise DataError(f"points must have shape (n, {', '.join(map(str, self.manifold.point_shape))}).")
         self.manifold.check_point(points, "points")
-        w = torch.ones(len(points), dtype=torch.float64) if weights is None else weights.detach().cpu().double()
-        if len(w) != len(points) or not bool((torch.isfinite(w) & (w >= 0)).all()):
-            raise DataError(f"weights must be one finite number >= 0 per point ({len(points)}); got {tuple(w.shape)}.")
+        w = checked_weights(weights, len(points))
         points = points.detach().to(held)
         if self._spectrum is not None:
             self._spectrum.change(points, w, 1)
@@ -223,15 +208,7 @@ class NoisedData:
             DataError: if no point of positive weight would be left, or an index is out of range.
         """
         held = self._tensor("removed from")
-        which = torch.as_tensor(which).cpu()
-        if (which.dtype == torch.bool and len(which) != len(self)) or (
-            which.dtype != torch.bool
-            and len(which)
-            and not -len(self) <= int(which.min()) <= int(which.max()) < len(self)
-        ):
-            raise DataError(f"which must be a mask of {len(self)} entries, or indices below {len(self)}.")
-        kept = torch.ones(len(self), dtype=torch.bool)
-        kept[which] = False
+        kept = kept_rows(which, len(self))
         if not bool((self.weights[kept] > 0).any()):
             raise DataError("remove would leave no point of positive weight. Keep at least one.")
         if self._spectrum is not None:
@@ -241,6 +218,33 @@ class NoisedData:
             self._golden.removed(self.points, kept)
 
     # ------------------------------------------------------------------ the evaluators
+
+    def _run(
+        self,
+        x: Tensor,
+        tau: Tensor | float,
+        evaluator: Evaluator | None,
+        rtol: float | None,
+        want_score: bool,
+        strict: bool,
+    ) -> NoisedValue:
+        """Evaluate in the shape of the queries; refuse what misses the goal, if ``strict``; allow for rounding."""
+        chosen = self.evaluator if evaluator is None else self._known(evaluator)
+        goal = self.rtol if rtol is None else self._tolerance(rtol)
+        batch = self.manifold.batch_shape(x)
+        flat = x.reshape(-1, *self.manifold.point_shape)
+        times = plain(brownian_time(tau, x.double())).cpu().expand(batch).reshape(-1)
+        value = self._evaluate(flat, times, chosen, goal, want_score)
+        if strict or chosen == "auto":
+            self._require(flat, value, times, goal, chosen)
+        error, score_error = rounding(self.manifold, flat, value, times)
+        return NoisedValue(
+            value.log_prob.reshape(batch),
+            None if value.score is None else value.score.reshape(x.shape),
+            (value.log_prob_error + error).reshape(batch),
+            None if value.score_error is None else (value.score_error + score_error).reshape(batch),
+            value.evaluator.reshape(batch),
+        )
 
     def _evaluate(self, x: Tensor, tau: Tensor, evaluator: Evaluator, rtol: float, want_score: bool) -> NoisedValue:
         if len(x) == 0:
@@ -300,9 +304,8 @@ class NoisedData:
                 score = self.manifold.per_point(old) * score + self.manifold.per_point(new) * part_score
             log_p = total
         assert log_p is not None
-        errors = rounding(self.manifold, x, plain(log_p), plain(score) if want_score else None, tau.to(x.device))
-        kind = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        return NoisedValue(log_p, score if want_score else None, errors[0], errors[1], kind)
+        none = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        return NoisedValue(log_p, score if want_score else None, none, none if want_score else None, none.long())
 
     def _laws(self) -> Any:
         """Mixtures over blocks of the data, with their share of the weight."""
@@ -348,25 +351,18 @@ class NoisedData:
 
     # ------------------------------------------------------------------ helpers
 
-    def _checked_value(
-        self, x: Tensor, tau: Tensor | float, evaluator: Evaluator | None, rtol: float | None, want_score: bool
-    ) -> NoisedValue:
-        value = self.evaluate(x, tau, evaluator=evaluator, rtol=rtol, want_score=want_score)
-        chosen = evaluator or self.evaluator
-        if chosen != "auto":  # which has looked already
-            times = plain(brownian_time(tau, x.double())).expand(self.manifold.batch_shape(x))
-            self._require(x, value, times, self.rtol if rtol is None else rtol, chosen)
-        return value
-
     def _require(self, x: Tensor, value: NoisedValue, tau: Tensor, rtol: float, evaluator: str) -> None:
+        finest = 32 * torch.finfo(x.dtype).eps + (0 if evaluator == "spectral" else TABLE)
+        if rtol < finest:
+            fix = "Convert the queries to float64, or raise" if x.dtype != torch.float64 else "Raise"
+            raise NumericsError(f"rtol={rtol:g} is below the rounding of {x.dtype}, {finest:.0e}. {fix} rtol.")
         good = met(self.manifold, plain(x), value, tau, rtol)
         if not bool(good.all()):
-            worst = float(value.log_prob_error.max())
-            fix = "evaluator='auto' or 'full'" if evaluator == "spectral" else f"float64 (they are {x.dtype})"
             raise NumericsError(
-                f"evaluator={evaluator!r} does not reach rtol={rtol:g} at {int((~good).sum())} of {good.numel()} "
-                f"points: the bound of the relative error of the density is up to {worst:.1e}, tau "
-                f"{float(tau.min()):.1e} at least. Use {fix} or a larger rtol; evaluate() returns values and bounds."
+                f"evaluator={evaluator!r} does not reach rtol={rtol:g} at {int((~good).sum())} of {len(good)} points: "
+                f"the bound of the error of the log density is up to {float(value.log_prob_error.max()):.1e}; tau is "
+                f"{float(tau.min()):.1e} at least. Use evaluator='auto' or 'full', or a larger rtol; evaluate() tells "
+                "values with their bounds."
             )
 
     def _parts(self) -> list[slice]:
@@ -385,16 +381,6 @@ class NoisedData:
             )
         return self.points
 
-    def _merge(self) -> None:
-        points = self._tensor("merged")
-        unique, inverse = torch.unique(points.flatten(1), dim=0, return_inverse=True)
-        first = torch.full((len(unique),), len(points)).scatter_reduce(
-            0, inverse.cpu(), torch.arange(len(points)), "amin"
-        )
-        weights = torch.zeros(len(unique), dtype=torch.float64).index_add(0, inverse.cpu(), self.weights)
-        order = first.argsort()
-        self.points, self.weights = points[first[order].to(points.device)], weights[order]
-
     @staticmethod
     def _known(evaluator: Evaluator) -> Evaluator:
         if evaluator not in ("auto", *EVALUATORS):
@@ -406,16 +392,6 @@ class NoisedData:
         if not 0 < rtol < 1:
             raise ConfigError(f"rtol, a relative error, must be in (0, 1); got {rtol}.")
         return float(rtol)
-
-    @staticmethod
-    def _checked(weights: Tensor | None, n: int) -> Tensor:
-        w = torch.ones(n, dtype=torch.float64) if weights is None else torch.as_tensor(weights).detach().cpu().double()
-        if w.shape != (n,) or not bool((torch.isfinite(w) & (w >= 0)).all()) or not bool((w > 0).any()):
-            raise DataError(
-                f"weights must be one finite number >= 0 per point ({n}), not all zero; got shape {tuple(w.shape)}. "
-                "Drop the rows with bad weights first."
-            )
-        return w
 
 
 def _missing(indices: Tensor, pieces: list[tuple[Tensor, NoisedValue]]) -> Tensor:

@@ -67,7 +67,7 @@ def test_golden_error_is_within_its_bound_in_every_trial(M: Manifold) -> None:
                 score_error = M.norm(x, value.score - full.score)
                 assert bool((error <= value.log_prob_error).all())
                 assert bool((score_error <= value.score_error).all())
-                assert float(value.log_prob_error.max()) <= rtol
+                assert float(value.log_prob_error.max()) <= 1.001 * rtol
                 unit = torch.maximum(M.norm(x, full.score), torch.tensor(tau, dtype=F64).rsqrt())
                 assert float((value.score_error / unit).max()) <= 1.01 * rtol
                 truncated += int((error > 1e-9).sum())
@@ -185,6 +185,10 @@ def test_a_goal_below_rounding_is_refused() -> None:
     data = NoisedData(Sphere(2), spread(Sphere(2), 50, dtype=torch.float32))
     with pytest.raises(NumericsError, match="float64"):
         data.score(data.sample(3, 0.1, generator(0)), 0.1, rtol=1e-9)
+    # Far from the data a density of exp(-5000) has no more than three digits in float32; it is no reason to stop.
+    data = NoisedData(Sphere(2), torch.eye(3)[:1])
+    assert bool(data.score(-data.points, 1e-3).isfinite().all())
+    assert float(data.evaluate(-data.points, 1e-3).log_prob_error) > 1e-3
 
 
 @pytest.mark.parametrize("evaluator", ["full", "golden", "spectral", "auto"])

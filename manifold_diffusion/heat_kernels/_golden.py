@@ -93,7 +93,7 @@ class GoldenSubset:
                 part, excess, chord = part[~done], excess[~done], chord[~done]
                 if len(part) == 0:
                     continue
-                needed = self._needed(x[part], tau[part], excess, chord).clamp(2 * count, size)
+                needed = self._needed(x[part], tau[part], excess, chord, count, most).clamp(2 * count, size)
                 given_up.append(part[needed > most])
                 for k in needed[needed <= most].unique().tolist():
                     to_do.setdefault(k, []).append(part[needed == k])
@@ -103,14 +103,19 @@ class GoldenSubset:
         with untracked():
             return self.retrieval.coordinates(plain(x).cpu().double()).numpy()
 
-    def _needed(self, x: Tensor, tau: Tensor, excess: Tensor, chord: Tensor) -> Tensor:
-        """Points within the distance at which a Gaussian tail has fallen by the excess, rounded up to half octaves."""
-        radius = (chord.square() + 2 * tau * excess.clamp(1, 1e300).log()).sqrt()
+    def _needed(self, x: Tensor, tau: Tensor, excess: Tensor, chord: Tensor, count: int, most: int) -> Tensor:
+        """Points within the distance at which a Gaussian tail has fallen by the excess, rounded up to half octaves.
+
+        They are counted, but where the density of the nearest ``count`` says that they are far more than ``most``.
+        """
         with untracked():
-            reach = plain(radius).numpy()
-        count = self._tree.query_ball_point(self._where(x), reach, return_length=True)
-        count = torch.as_tensor(count)
-        return (2.0 ** ((2 * count.double().log2()).ceil() / 2)).ceil().long()
+            radius = plain(chord.square() + 2 * tau * excess.clamp(1, 1e300).log()).sqrt()
+            needed = count * (radius / plain(chord).clamp_min(1e-300)) ** self.manifold.dim
+            ask = needed.clamp_max(1e9) <= 8 * most if most < len(self._rows) else torch.ones_like(needed).bool()
+            if bool(ask.any()):
+                found = self._tree.query_ball_point(self._where(plain(x)[ask]), radius[ask].numpy(), return_length=True)
+                needed[ask] = torch.as_tensor(found).double()
+            return (2.0 ** ((2 * needed.clamp(1, 1e9).log2()).ceil() / 2)).ceil().long()
 
     def _sum(
         self, x: Tensor, tau: Tensor, points: Tensor, weights: Tensor, count: int, rtol: float, want_score: bool

@@ -157,6 +157,7 @@ def test_a_state_that_is_loaded_is_used() -> None:
     assert model.float().sample(3, generator=generator()).dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_psi_samplers_and_guidance_take_it() -> None:
     M, points = Sphere(2), spread(Sphere(2), 5)
     process = BrownianMotion(M, LogSchedule(1e-4, 8.0))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..manifolds import Manifold
 
-__all__ = ["TABLE", "NoisedValue", "assemble", "met", "pick", "plain", "rounding", "untracked"]
+__all__ = ["TABLE", "NoisedValue", "assemble", "met", "missing", "pick", "plain", "rounding", "untracked"]
 
 
 TABLE = 1e-9
@@ -91,3 +91,8 @@ def assemble(pieces: list[tuple[Tensor, NoisedValue]]) -> NoisedValue:
         parts = [getattr(v, name) for _, v in pieces]
         joined[name] = None if parts[0] is None else torch.cat(parts)[order.to(parts[0].device)]
     return NoisedValue(**joined)
+
+
+def missing(indices: Tensor, pieces: list[tuple[Tensor, NoisedValue]]) -> Tensor:
+    """The indices that no piece has."""
+    return indices[~torch.isin(indices, torch.cat([i for i, _ in pieces]))] if pieces else indices

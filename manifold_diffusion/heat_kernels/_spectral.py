@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..manifolds import Compact
-from ._noised_value import NoisedValue, assemble, met, pick, plain, untracked
+from ._noised_value import NoisedValue, assemble, met, missing, pick, plain, untracked
 
 __all__ = ["EmpiricalSpectrum", "Harmonics", "SeriesTail", "level_tail", "tail_sums"]
 
@@ -167,7 +167,7 @@ class EmpiricalSpectrum:
                     value = self._value(x[part], tau[part], degree, weight, want_score)
                     done = met(self.manifold, plain(x[part]), value, tau[part], rtol) | (degree == last)
                     pieces.append((part[done], pick(value, done)))
-                left = left[~torch.isin(left, torch.cat([i for i, _ in pieces]))]
+                left = missing(left, pieces)
                 if len(left) == 0:
                     break
         return assemble(pieces)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +16,7 @@ from ..manifolds import Compact, Manifold
 from ._data_points import checked_weights, kept_rows, merged
 from ._golden import GoldenSubset
 from ._harmonics import harmonics
-from ._noised_value import TABLE, NoisedValue, assemble, met, pick, plain, rounding, untracked
+from ._noised_value import TABLE, NoisedValue, assemble, met, missing, pick, plain, rounding, untracked
 from ._retrieval import retrieval
 from ._spectral import EmpiricalSpectrum
 from .base import brownian_time, heat_kernel
@@ -173,12 +175,17 @@ class NoisedData:
 
     def sample(self, n: int, tau: Tensor | float, generator: torch.Generator | None = None) -> Tensor:
         """``n`` independent points at Brownian time ``tau`` (float or ``(n,)``): exact, a point and its noise."""
-        index = torch.multinomial(self.weights, n, replacement=True, generator=generator)
-        if isinstance(self.points, Tensor):
-            start = self.points[index.to(self.points.device)]
-        else:
-            start = torch.from_numpy(np.array(self.points[index.numpy()]))
+        start = self.choose(n, generator)
         return self.kernel.sample(start, brownian_time(tau, start), generator)
+
+    def choose(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """``n`` independent data points, by their weights."""
+        held = isinstance(self.points, Tensor)
+        total = self.weights.cumsum(0).to(self.points.device if held else None)
+        # Not torch.multinomial, which takes no more than 2^24 weights.
+        u = total[-1] * torch.rand(n, generator=generator, dtype=torch.float64, device=total.device)
+        index = torch.searchsorted(total, u, right=True).clamp_max(len(self) - 1)
+        return self.points[index] if held else torch.from_numpy(np.array(self.points[index.numpy()]))
 
     # ------------------------------------------------------------------ data
 
@@ -266,29 +273,29 @@ class NoisedData:
         left, n = torch.arange(len(x)), len(self)
         full = _FULL * n
         series = torch.full((len(x),), math.inf, dtype=torch.float64)
-        if self._has("spectral"):
+        if _offers(harmonics, self.manifold):
             series = self._get_spectrum().cost(tau, rtol, n, full * self._queries)
         next_best = series.clamp_max(full)
-        if isinstance(self.points, Tensor) and self._has("golden"):
+        if isinstance(self.points, Tensor) and _offers(retrieval, self.manifold):
             most = (next_best / _GOLDEN).clamp(1, n).log2().floor()
             for octave in most[most >= 7].unique().tolist():  # queries of about one budget
                 part = torch.nonzero(most == octave).squeeze(1)
                 found, _ = self._subset(x[part], tau[part], rtol, int(2**octave), want_score)
                 pieces += [(part[i], v) for i, v in found]
-        left = _missing(left, pieces)
+        left = missing(left, pieces)
         ready = left[series[left] < full]
         if len(ready):
             value = self._series(x[ready], tau[ready], rtol, want_score)
             good = met(self.manifold, plain(x[ready]), value, tau[ready], rtol)
             if bool(good.any()):
                 pieces.append((ready[good], pick(value, good)))
-            left = _missing(left, pieces)
+            left = missing(left, pieces)
         if len(left):
             pieces.append((left, self._full(x[left], tau[left], want_score)))
         return assemble(pieces)
 
     def _full(self, x: Tensor, tau: Tensor, want_score: bool) -> NoisedValue:
-        shared = len(tau) > 0 and bool((tau == tau[0]).all())
+        shared = bool((tau == tau[0]).all())
         time = (tau[:1] if shared else tau).to(x)
         log_p: Tensor | None = None
         score = torch.zeros_like(x)
@@ -326,7 +333,8 @@ class NoisedData:
     ) -> tuple[list[tuple[Tensor, NoisedValue]], Tensor]:
         points = self._tensor("searched for neighbours")
         if self._golden is None:
-            self._golden = GoldenSubset(self.manifold, points)
+            with untracked():
+                self._golden = GoldenSubset(self.manifold, points)
         weights = self.weights / self.weights.sum()
         return self._golden.evaluate(x, tau, points, weights, rtol, most, want_score)
 
@@ -335,19 +343,13 @@ class NoisedData:
 
     def _get_spectrum(self) -> EmpiricalSpectrum:
         if self._spectrum is None:
-            known = harmonics(self.manifold)
+            with untracked():
+                known = harmonics(self.manifold)
             assert isinstance(self.manifold, Compact)
             self._spectrum = EmpiricalSpectrum(
                 self.manifold, known, lambda: ((self._read(part), self.weights[part]) for part in self._parts())
             )
         return self._spectrum
-
-    def _has(self, evaluator: Evaluator) -> bool:
-        try:
-            retrieval(self.manifold) if evaluator == "golden" else harmonics(self.manifold)
-        except CapabilityError:
-            return False
-        return True
 
     # ------------------------------------------------------------------ helpers
 
@@ -360,9 +362,8 @@ class NoisedData:
         if not bool(good.all()):
             raise NumericsError(
                 f"evaluator={evaluator!r} does not reach rtol={rtol:g} at {int((~good).sum())} of {len(good)} points: "
-                f"the bound of the error of the log density is up to {float(value.log_prob_error.max()):.1e}; tau is "
-                f"{float(tau.min()):.1e} at least. Use evaluator='auto' or 'full', or a larger rtol; evaluate() tells "
-                "values with their bounds."
+                f"the error of the log density is below {float(value.log_prob_error.max()):.1e}, tau at least "
+                f"{float(tau.min()):.1e}. Use evaluator='auto' or 'full', or a larger rtol; or look at evaluate()."
             )
 
     def _parts(self) -> list[slice]:
@@ -394,5 +395,11 @@ class NoisedData:
         return float(rtol)
 
 
-def _missing(indices: Tensor, pieces: list[tuple[Tensor, NoisedValue]]) -> Tensor:
-    return indices[~torch.isin(indices, torch.cat([i for i, _ in pieces]))] if pieces else indices
+@cache
+def _offers(part: Callable[[Manifold], Any], manifold: Manifold) -> bool:
+    """Whether a part of an evaluator is there for a manifold."""
+    try:
+        part(manifold)
+    except CapabilityError:
+        return False
+    return True

@@ -306,11 +306,7 @@ class AnalyticDiffusion(GenerativeModel):
             )
         if n < 0:
             raise ConfigError(f"sample needs n >= 0; got {n}.")
-        points = self.network.points
-        if n == 0:
-            return points[:0].clone()
-        index = torch.multinomial(self.network.weights, n, replacement=True, generator=generator)
-        start = points[index]
+        start = self.network.law.choose(n, generator)
         return self.process.sample(start, self._times(start, 0.0), generator).x_t
 
     def log_prob(self, x: Tensor, cond: Tensor | None = None, **options: Any) -> Tensor:

@@ -238,9 +238,9 @@ def test_golden_subset_is_twenty_times_faster_at_small_noise() -> None:
     for evaluator in ("full", "golden"):
         times = []
         for _ in range(2):
-            start = time.perf_counter()
+            start = time.process_time()
             value = data.evaluate(x, tau, evaluator=evaluator)
-            times.append(time.perf_counter() - start)
+            times.append(time.process_time() - start)
         took[evaluator] = min(times), value
     scores = [value.score for _, value in took.values()]
     assert float((M.norm(x, scores[0] - scores[1]) / M.norm(x, scores[0]).clamp_min(tau**-0.5)).max()) <= 1e-3

@@ -1,13 +1,13 @@
-"""Checks of data points, their weights, and of what is to be removed from them."""
+"""Checks of the arguments of noised data: weights, errors, and what is to be removed or merged."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from .._errors import DataError
+from .._errors import ConfigError, DataError
 
-__all__ = ["checked_weights", "kept_rows", "merged"]
+__all__ = ["checked_rtol", "checked_weights", "kept_rows", "merged"]
 
 
 def checked_weights(weights: Tensor | None, n: int) -> Tensor:
@@ -25,6 +25,13 @@ def checked_weights(weights: Tensor | None, n: int) -> Tensor:
             "Drop the rows with bad weights first."
         )
     return w
+
+
+def checked_rtol(rtol: float) -> float:
+    """A relative error in (0, 1)."""
+    if not 0 < rtol < 1:
+        raise ConfigError(f"rtol, a relative error, must be in (0, 1); got {rtol}.")
+    return float(rtol)
 
 
 def kept_rows(which: Tensor, n: int) -> Tensor:

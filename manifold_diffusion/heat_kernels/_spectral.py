@@ -161,6 +161,10 @@ class EmpiricalSpectrum:
             first = self._degree(octave, rtol / 10 / self._volume)
             last = self._degree(octave, _UNITS * peak)
             last = H.max_degree if last is None else last
+            best = H.tail(tau[left].max().reshape(1), last)
+            if float(best.value) >= float(best.peak):  # more is left out than there can be
+                pieces.append((left, self._unknown(x[left], want_score)))
+                continue
             for degree in dict.fromkeys((last if first is None else first, last)):
                 self._grow(degree)
                 for part in left.split(max(1, _NUMBERS // H.n_modes(degree))):
@@ -192,6 +196,13 @@ class EmpiricalSpectrum:
         kind = torch.full((len(x),), 2, dtype=torch.long, device=x.device)
         log_error = torch.where(known, -torch.log1p(-share), math.inf)
         return NoisedValue(log_p.to(x.dtype), None if score is None else score.to(x.dtype), log_error, bound, kind)
+
+    def _unknown(self, x: Tensor, want_score: bool) -> NoisedValue:
+        """What is said where nothing is known."""
+        log_p = torch.full(self.manifold.batch_shape(x), math.nan, dtype=x.dtype, device=x.device)
+        error = torch.full_like(log_p, math.inf, dtype=torch.float64)
+        score = torch.full_like(x, math.nan) if want_score else None
+        return NoisedValue(log_p, score, error, error if want_score else None, torch.full_like(error, 2).long())
 
     def _degree(self, octave: int, bound: float) -> int | None:
         key = (octave, bound)

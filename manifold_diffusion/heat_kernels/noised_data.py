@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .._errors import CapabilityError, ConfigError, DataError, NumericsError
 from ..manifolds import Compact, Manifold
-from ._data_points import checked_weights, kept_rows, merged
+from ._data_points import checked_rtol, checked_weights, kept_rows, merged
 from ._golden import GoldenSubset
 from ._harmonics import harmonics
 from ._noised_value import TABLE, NoisedValue, assemble, met, missing, pick, plain, rounding, untracked
@@ -96,7 +96,7 @@ class NoisedData:
     ) -> None:
         self.manifold, self.kernel = manifold, heat_kernel(manifold)
         self.evaluator: Evaluator = self._known(evaluator)
-        self.rtol = self._tolerance(rtol)
+        self.rtol = checked_rtol(rtol)
         if block < 1:
             raise ConfigError(f"block must be at least 1; got {block}.")
         self.block = block
@@ -237,7 +237,7 @@ class NoisedData:
     ) -> NoisedValue:
         """Evaluate in the shape of the queries; refuse what misses the goal, if ``strict``; allow for rounding."""
         chosen = self.evaluator if evaluator is None else self._known(evaluator)
-        goal = self.rtol if rtol is None else self._tolerance(rtol)
+        goal = self.rtol if rtol is None else checked_rtol(rtol)
         batch = self.manifold.batch_shape(x)
         flat = x.reshape(-1, *self.manifold.point_shape)
         times = plain(brownian_time(tau, x.double())).cpu().expand(batch).reshape(-1)
@@ -387,12 +387,6 @@ class NoisedData:
         if evaluator not in ("auto", *EVALUATORS):
             raise ConfigError(f"evaluator must be 'auto', 'full', 'golden' or 'spectral'; got {evaluator!r}.")
         return evaluator
-
-    @staticmethod
-    def _tolerance(rtol: float) -> float:
-        if not 0 < rtol < 1:
-            raise ConfigError(f"rtol, a relative error, must be in (0, 1); got {rtol}.")
-        return float(rtol)
 
 
 @cache

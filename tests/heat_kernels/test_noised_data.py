@@ -144,6 +144,10 @@ def test_series_says_where_it_knows_nothing() -> None:
     assert bool(value.log_prob[1].isnan()) and bool(value.score[1].isnan().all())
     with pytest.raises(NumericsError, match="evaluator='auto' or 'full'"):
         data.log_prob(far, 0.02, evaluator="spectral")
+    assert data._spectrum is not None
+    built = data._spectrum.degree
+    early = data.evaluate(data.points, 1e-5, evaluator="spectral")  # refused at no cost
+    assert early.log_prob_error == torch.inf and bool(early.score.isnan().all()) and data._spectrum.degree == built
     torch.testing.assert_close(data.log_prob(far, 0.02), data.log_prob(far, 0.02, evaluator="full"))
 
 

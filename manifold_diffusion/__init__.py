@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .models import FlowMap, RiemannianDiffusion, RiemannianFlow
+    from .models import AnalyticDiffusion, FlowMap, RiemannianDiffusion, RiemannianFlow
 
-__all__ = ["FlowMap", "RiemannianDiffusion", "RiemannianFlow", "__version__"]
+__all__ = ["AnalyticDiffusion", "FlowMap", "RiemannianDiffusion", "RiemannianFlow", "__version__"]
 
-_MODELS = ("FlowMap", "RiemannianDiffusion", "RiemannianFlow")
+_MODELS = ("AnalyticDiffusion", "FlowMap", "RiemannianDiffusion", "RiemannianFlow")
 
 _SUBPACKAGES = (
     "data",

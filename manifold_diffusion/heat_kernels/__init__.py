@@ -6,6 +6,7 @@ from .constant_curvature import ConstantCurvatureKernel
 from .euclidean import EuclideanKernel
 from .hyperboloid import HyperboloidKernel
 from .mixture import HeatKernelMixture
+from .noised_data import EVALUATORS, Evaluator, NoisedData, NoisedValue
 from .pinned import draw_bridge, sample_pinned
 from .poincare import PoincareBallKernel
 from .power import PowerKernel
@@ -24,12 +25,14 @@ from .torus import TorusKernel
 from .walk import geodesic_random_walk
 
 __all__ = [
+    "EVALUATORS",
     "AffineSPDKernel",
     "BoxKernel",
     "CircleKernel",
     "ComplexProjectiveKernel",
     "ConstantCurvatureKernel",
     "EuclideanKernel",
+    "Evaluator",
     "HeatKernel",
     "HeatKernelMixture",
     "HyperboloidKernel",
@@ -37,6 +40,8 @@ __all__ = [
     "KernelSample",
     "MatrixGroupKernel",
     "MirrorKernel",
+    "NoisedData",
+    "NoisedValue",
     "PoincareBallKernel",
     "PowerKernel",
     "ProductKernel",

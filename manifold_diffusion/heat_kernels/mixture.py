@@ -31,7 +31,8 @@ class HeatKernelMixture:
     Args:
         manifold: a manifold with a heat kernel.
         centres: ``(K, *point_shape)``.
-        tau: Brownian time per centre, ``(K,)``, or one for all.
+        tau: Brownian time per centre, ``(K,)``, or one for all; 0 for a point mass, which has a density after an extra
+            time only.
         weights: positive weights, ``(K,)``, normalised here; default: equal.
         uniform_weight: weight :math:`w_0` of the uniform law, in [0, 1); the centres share the rest. Only on a
             compact manifold.
@@ -67,7 +68,10 @@ class HeatKernelMixture:
                 f"got {tuple(centres.shape)}."
             )
         self.centres = centres
-        self.tau = brownian_time(tau, centres).reshape(-1)
+        self.tau = torch.as_tensor(tau, dtype=centres.dtype, device=centres.device).reshape(-1)
+        if not bool((torch.isfinite(self.tau) & (self.tau >= 0)).all()):
+            raise ConfigError(f"tau, the Brownian time of a centre, must be finite and >= 0; got {tau}.")
+        self._has_masses = bool((self.tau == 0).any())
         if len(self.tau) not in (1, len(centres)):
             raise ConfigError(
                 f"tau must be one time or one per centre ({len(centres)}); got shape {tuple(self.tau.shape)}."
@@ -95,18 +99,18 @@ class HeatKernelMixture:
 
     def log_prob(self, x: Tensor, tau: Tensor | float = 0.0) -> Tensor:
         """Log density after the extra Brownian time ``tau >= 0``, a float or ``(*batch,)``; shape ``(*batch,)``."""
-        return self._reduce(x, tau, want_score=False)[0]
+        return self.log_prob_and_score(x, tau, want_score=False)[0]
 
     def score(self, x: Tensor, tau: Tensor | float = 0.0) -> Tensor:
         """Riemannian gradient of :meth:`log_prob`, tangent at ``x``."""
-        return self._reduce(x, tau, want_score=True)[1]
+        return self.log_prob_and_score(x, tau)[1]
 
     def sample(self, n: int, tau: Tensor | float = 0.0, generator: torch.Generator | None = None) -> Tensor:
         """``n`` independent points after the extra Brownian time ``tau`` (float or ``(n,)``)."""
         device = self.centres.device
         index = torch.multinomial(self.weights.double(), n, replacement=True, generator=generator)
         total = (self.tau[index] if len(self.tau) > 1 else self.tau) + self._extra(tau, self.centres)
-        x = self.kernel.sample(self.centres[index], total.expand(n), generator)
+        x = self._noised(self.centres[index], total.expand(n), generator)
         if self.uniform_weight > 0 and isinstance(self.manifold, Compact):
             uniform = self.manifold.random_uniform(n, generator=generator, dtype=x.dtype, device=device)
             pick = torch.rand(n, generator=generator, dtype=torch.float64, device=device) < self.uniform_weight
@@ -146,8 +150,21 @@ class HeatKernelMixture:
             k = index[pinned]
             own = (self.tau[k] if len(self.tau) > 1 else self.tau).to(x)
             times = own + early[pinned], (late - early)[pinned]
-            result[pinned] = sample_pinned(self.manifold, self.centres[k].to(x), flat[pinned], *times, generator)
+            start = self.centres[k].to(x)
+            away = times[0] > 0  # a point mass at its own time is where it started
+            to = times[0][away], times[1][away]
+            start[away] = sample_pinned(self.manifold, start[away], flat[pinned][away], *to, generator)
+            result[pinned] = start
         return result.reshape(*shape, *x.shape[x.dim() - extra :])
+
+    def _noised(self, x: Tensor, tau: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Points moved for the times ``tau >= 0``; those without time stay."""
+        if not self._has_masses:
+            return self.kernel.sample(x, tau, generator)
+        moving = tau > 0
+        x = x.clone()
+        x[moving] = self.kernel.sample(x[moving], tau[moving], generator)
+        return x
 
     def _component(self, x: Tensor, tau: Tensor, generator: torch.Generator | None) -> Tensor:
         """Index of the centre that each point came from; the number of centres for the uniform law."""
@@ -170,10 +187,15 @@ class HeatKernelMixture:
             raise ConfigError(f"tau, the extra Brownian time of a mixture, must be finite and >= 0; got {tau}.")
         return torch.tensor(float(tau), dtype=like.dtype, device=like.device)
 
-    def _reduce(self, x: Tensor, tau: Tensor | float, want_score: bool) -> tuple[Tensor, Tensor]:
+    def log_prob_and_score(
+        self, x: Tensor, tau: Tensor | float = 0.0, want_score: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """:meth:`log_prob` and :meth:`score` from one scan; without ``want_score`` the second is not to be used."""
         shape = self.manifold.batch_shape(x)
         flat = x.reshape(-1, *self.manifold.point_shape)
         extra = self._extra(tau, flat)
+        if self._has_masses:
+            extra = brownian_time(extra, flat)
         per_query = extra.dim() > 0 and extra.numel() > 1
         extra = extra.expand(shape).reshape(-1, 1) if per_query else extra.reshape(-1)
         size = max(1, _PAIRS // max(1, math.prod(self.manifold.point_shape) // 4))

@@ -1,5 +1,6 @@
 """Layer 7: process, network, objective and solvers in one object with fit, sample, log_prob and save_pretrained."""
 
+from .analytic import AnalyticDiffusion, AnalyticScore
 from .base import GenerativeModel
 from .bridge import BridgeFit, SchrodingerBridge
 from .diffusion import RiemannianDiffusion
@@ -9,6 +10,8 @@ from .language import FlowMapLanguageModel, LanguageFit
 from .string import string_of
 
 __all__ = [
+    "AnalyticDiffusion",
+    "AnalyticScore",
     "BridgeFit",
     "FlowMap",
     "FlowMapLanguageModel",

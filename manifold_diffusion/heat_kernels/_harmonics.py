@@ -1,0 +1,44 @@
+"""Which manifolds have eigenfunctions written here."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+from .._errors import CapabilityError
+from ..manifolds import SO3, Manifold, Sphere, Torus
+from ._quaternion_harmonics import RotationHarmonics, ThreeSphereHarmonics
+from ._spectral import Harmonics
+from ._sphere_harmonics import SphereHarmonics
+from ._torus_harmonics import TorusHarmonics
+
+__all__ = ["harmonics"]
+
+
+@singledispatch
+def harmonics(manifold: Manifold) -> Harmonics:
+    """Eigenfunctions of a manifold.
+
+    Raises:
+        CapabilityError: where they are not written here.
+    """
+    raise CapabilityError(
+        f"The eigenfunctions of {manifold} are not written here. Manifolds whose eigenfunctions are: Sphere(2), "
+        "Sphere(3), Torus(1) to Torus(3), SO3. Use evaluator='full', or 'golden' for small times."
+    )
+
+
+@harmonics.register
+def _(manifold: Sphere) -> Harmonics:
+    if manifold.n == 2:
+        return SphereHarmonics(manifold)
+    return ThreeSphereHarmonics() if manifold.n == 3 else harmonics.dispatch(Manifold)(manifold)
+
+
+@harmonics.register
+def _(manifold: SO3) -> Harmonics:
+    return RotationHarmonics(manifold)
+
+
+@harmonics.register
+def _(manifold: Torus) -> Harmonics:
+    return TorusHarmonics(manifold) if manifold.n <= 3 else harmonics.dispatch(Manifold)(manifold)

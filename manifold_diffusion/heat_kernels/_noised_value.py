@@ -1,0 +1,98 @@
+"""What the evaluators of noised data return, and what they share."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..manifolds import Manifold
+
+__all__ = ["TABLE", "NoisedValue", "assemble", "met", "missing", "pick", "plain", "rounding", "untracked"]
+
+
+TABLE = 1e-9
+"""Relative error of the tabulated kernels, in units of 1 + |log p|."""
+
+
+@dataclass(frozen=True)
+class NoisedValue:
+    r"""Log density and score of noised data, with bounds of their errors.
+
+    Attributes:
+        log_prob: nats, ``(*batch,)``.
+        score: tangent vectors at the queries, ``(*batch, *point_shape)``; None if not asked for.
+        log_prob_error: bound of the error of ``log_prob``, which is the relative error of the density; infinite, with
+            the value NaN, where the evaluator can't tell the density from zero.
+        score_error: bound of the length of the error of ``score``; None if not asked for.
+        evaluator: index into ``("full", "golden", "spectral")`` of what was used, ``(*batch,)``.
+    """
+
+    log_prob: Tensor
+    score: Tensor | None
+    log_prob_error: Tensor
+    score_error: Tensor | None
+    evaluator: Tensor
+
+
+def plain(x: Tensor) -> Tensor:
+    """The values of a tensor, without derivatives, also of one that ``torch.func`` differentiates."""
+    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    while functorch.is_functorch_wrapped_tensor(x) and not functorch.is_batchedtensor(x):
+        x = functorch.get_unwrapped(x)
+    with untracked():
+        return x.detach()
+
+
+def untracked() -> AbstractContextManager[Any]:
+    """Context for what is kept or handed to NumPy: tensors made in it don't belong to a ``torch.func`` transform."""
+    return torch._C._DisableFuncTorch()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def rounding(manifold: Manifold, x: Tensor, value: NoisedValue, tau: Tensor) -> tuple[Tensor, Tensor]:
+    """Allowance for rounding and for radial tables, of the log density and of the score.
+
+    Kernels divide squares of positions, which are known to a rounding, by the time. Where the value is not known the
+    allowance is zero.
+    """
+    log_p = torch.nan_to_num(plain(value.log_prob).double(), nan=0.0)
+    tau = tau.to(log_p)
+    unit = 16 * torch.finfo(x.dtype).eps + TABLE
+    relative = unit * (1 + log_p.abs()) + 16 * torch.finfo(torch.float64).eps / tau
+    length = torch.zeros_like(relative)
+    if value.score is not None:
+        length = manifold.norm(plain(x).double(), torch.nan_to_num(plain(value.score).double(), nan=0.0))
+    return relative, 4 * relative * (length + (manifold.dim / tau).sqrt())
+
+
+def met(manifold: Manifold, x: Tensor, value: NoisedValue, tau: Tensor, rtol: float) -> Tensor:
+    """Whether the errors are below ``rtol``: of the density, and of the score over the larger of it and 1/sqrt(tau)."""
+    done = value.log_prob_error <= rtol
+    if value.score is not None and value.score_error is not None:
+        length = manifold.norm(x.double(), plain(value.score).double())
+        done = done & (value.score_error <= rtol * torch.maximum(length, tau.to(length).rsqrt()))
+    return done.cpu()
+
+
+def pick(value: NoisedValue, index: Tensor) -> NoisedValue:
+    """Some rows of a record."""
+    rows: dict[str, Any] = {k: None if v is None else v[index.to(v.device)] for k, v in vars(value).items()}
+    return NoisedValue(**rows)
+
+
+def assemble(pieces: list[tuple[Tensor, NoisedValue]]) -> NoisedValue:
+    """One record in the order of the queries, from parts with the indices of their queries."""
+    order = torch.cat([i for i, _ in pieces]).argsort()
+    joined = {}
+    for name in vars(pieces[0][1]):
+        parts = [getattr(v, name) for _, v in pieces]
+        joined[name] = None if parts[0] is None else torch.cat(parts)[order.to(parts[0].device)]
+    return NoisedValue(**joined)
+
+
+def missing(indices: Tensor, pieces: list[tuple[Tensor, NoisedValue]]) -> Tensor:
+    """The indices that no piece has."""
+    return indices[~torch.isin(indices, torch.cat([i for i, _ in pieces]))] if pieces else indices

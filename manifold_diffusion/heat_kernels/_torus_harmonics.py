@@ -1,0 +1,101 @@
+"""Fourier series on tori of few dimensions: waves factorise, a sum over a box of them is one axis at a time."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..manifolds import Torus
+from ._spectral import Harmonics, SeriesTail, tail_sums
+
+__all__ = ["TorusHarmonics"]
+
+_MODES = 1 << 16
+
+
+class TorusHarmonics(Harmonics):
+    r"""Waves :math:`e^{i w \cdot x}` with :math:`|w_j| \le 2\pi\,\text{degree} / \min_j L_j` on every axis.
+
+    The moments are :math:`\sum_i w_i e^{-i w \cdot x_i}` for :math:`w_1 \ge 0`; those of -w are conjugate.
+    """
+
+    mode_cost = 0.02
+
+    def __init__(self, manifold: Torus) -> None:
+        self.manifold = manifold
+        self._units = [2 * math.pi / length for length in manifold.lengths]
+        self.max_degree = 1
+        while self.n_modes(self.max_degree + 1) <= _MODES and self.max_degree < 256:
+            self.max_degree += 1
+
+    def _counts(self, degree: int) -> list[int]:
+        return [int(degree * max(self._units) / u * (1 + 1e-12)) for u in self._units]
+
+    def n_modes(self, degree: int) -> int:
+        return math.prod(2 * k + 1 for k in self._counts(degree))
+
+    def tail(self, tau: Tensor, degree: int) -> SeriesTail:
+        # A wave outside the box is outside on some axis; |w| is at most the sum of the |w_j|.
+        all_, all_slope, out, out_slope, kept, kept_slope = ([] for _ in range(6))
+        for unit, count in zip(self._units, self._counts(degree), strict=True):
+            more = count + 3 + math.ceil(14 / (unit * math.sqrt(float(tau.min()))))
+            w = unit * torch.arange(more, dtype=torch.float64, device=tau.device)
+            terms = torch.where(w == 0, 1.0, 2.0) * (-w.square() * tau.unsqueeze(1) / 2).exp()
+            for a, sums in ((terms, (kept, out, all_)), (terms * w, (kept_slope, out_slope, all_slope))):
+                inside, rest = tail_sums(a, count + 1)
+                for collected, part in zip(sums, (inside, rest, inside + rest), strict=True):
+                    collected.append(part)
+        axes, volume = range(len(self._units)), self.manifold.volume
+
+        def product(parts: list[Tensor], *swaps: tuple[int, Tensor]) -> Tensor:
+            chosen = dict(swaps)
+            return math.prod(chosen.get(i, parts[i]) for i in axes) + torch.zeros_like(tau)
+
+        value = sum(product(all_, (i, out[i])) for i in axes)
+        slope = sum(product(all_, (i, out_slope[i])) for i in axes) + sum(
+            product(all_, (i, out[i]), (j, all_slope[j])) for i in axes for j in axes if i != j
+        )
+        peak, peak_slope = product(kept), sum(product(kept, (i, kept_slope[i])) for i in axes)
+        return SeriesTail(*(torch.as_tensor(a) / volume for a in (value, slope, peak, peak_slope)))
+
+    def _frequencies(self, degree: int, like: Tensor) -> list[Tensor]:
+        return [
+            unit * torch.arange(0 if j == 0 else -count, count + 1, dtype=like.dtype, device=like.device)
+            for j, (unit, count) in enumerate(zip(self._units, self._counts(degree), strict=True))
+        ]
+
+    def moments(self, x: Tensor, weights: Tensor, degree: int) -> list[Tensor]:
+        frequencies = self._frequencies(degree, x)
+        first, *others = (torch.exp(-1j * x[:, j : j + 1] * w) for j, w in enumerate(frequencies))
+        rest = torch.ones(len(x), 1, dtype=first.dtype, device=x.device)
+        for waves in others:
+            rest = (rest.unsqueeze(-1) * waves.unsqueeze(1)).flatten(1)
+        sums = (weights.unsqueeze(1) * first).mT @ rest
+        return [sums.reshape([len(w) for w in frequencies])]
+
+    def evaluate(self, x: Tensor, tau: Tensor, moments: list[Tensor], degree: int) -> tuple[Tensor, Tensor]:
+        frequencies = self._frequencies(degree, x)
+        coefficients = moments[0]
+        for j, w in enumerate(frequencies):
+            extra = coefficients.shape[j] - len(w)
+            start = 0 if j == 0 else extra // 2
+            coefficients = coefficients.narrow(j, start, len(w))
+        # Both signs of w at once: the real part counts twice, but for w_1 = 0.
+        twice = (2 - (frequencies[0] == 0).to(x)) / self.manifold.volume
+        sums = [coefficients]
+        for j, w in enumerate(frequencies):
+            waves = torch.exp(1j * x[:, j : j + 1] * w) * (-w.square() * tau.unsqueeze(1) / 2).exp()
+            if j == 0:
+                rest, shape = coefficients.reshape(len(w), -1), coefficients.shape[1:]
+                sums = [(a @ rest).reshape(-1, *shape) for a in (waves * twice, 1j * w * waves * twice)]
+            else:
+                steep = _contract(sums[0], 1j * w * waves)
+                sums = [_contract(a, waves) for a in sums] + [steep]
+        return sums[0].real, torch.stack([a.real for a in sums[1:]], -1)
+
+
+def _contract(sums: Tensor, waves: Tensor) -> Tensor:
+    """Sum over the second axis."""
+    return (sums * waves.reshape(*waves.shape, *(1,) * (sums.dim() - 2))).sum(1)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ._errors import ConfigError, ManifoldDiffusionError
 
-__all__ = ["from_config", "nearest", "to_config"]
+__all__ = ["differences", "from_config", "nearest", "to_config"]
 
 _PLAIN = (str, int, float, bool, type(None))
 
@@ -117,6 +118,37 @@ def from_config(config: Any, trusted: Sequence[str] = (), given: Mapping[str, An
         raise
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{cls.__name__} can't be built from {arguments}: {error}.") from error
+
+
+def differences(one: Any, two: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    """Where two plain forms differ: names of the entries and their values, None for one that is not there.
+
+    An argument that ``one`` lacks and ``two`` has at its default is no difference: it is younger than ``one``.
+
+    Example:
+        >>> from manifold_diffusion.manifolds import Sphere
+        >>> differences(to_config(Sphere(2)), to_config(Sphere(3)), "manifold")
+        [('manifold.n', 2, 3)]
+    """
+    if not isinstance(one, Mapping) or not isinstance(two, Mapping) or one.get("class_path") != two.get("class_path"):
+        return [] if one == two else [(name, one, two)]
+    defaults = _defaults(two["class_path"]) if "class_path" in two else {}
+    a, b = (c.get("init_args") or {} if "class_path" in c else c for c in (one, two))
+    found = []
+    for key in sorted({*a, *b}):
+        mine = a[key] if key in a else defaults.get(key)
+        found += differences(mine, b.get(key), f"{name}.{key}" if name else key)
+    return found
+
+
+def _defaults(path: str) -> dict[str, Any]:
+    """Plain defaults of the arguments of a class that is loaded already."""
+    module, _, name = path.rpartition(".")
+    cls = getattr(sys.modules.get(module), name, None)
+    if cls is None:
+        return {}
+    parameters = inspect.signature(cls.__init__).parameters
+    return {k: p.default for k, p in parameters.items() if isinstance(p.default, _PLAIN)}
 
 
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:

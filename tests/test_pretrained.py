@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import hashlib
 import json
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from manifold_diffusion import RiemannianDiffusion
-from manifold_diffusion._config import from_config, to_config
+from manifold_diffusion._config import differences, from_config, to_config
 from manifold_diffusion._errors import CheckpointError, ConfigError
 from manifold_diffusion.manifolds import SO3, Euclidean, Manifold, Product, Sphere, Torus
 from manifold_diffusion.models import pretrained
@@ -278,3 +279,16 @@ def test_given_arguments_fill_gaps_only() -> None:
     assert from_config(config, given={"manifold": Sphere(2)}).manifold == Sphere(2)
     config["init_args"] = {"manifold": to_config(Torus(2))}
     assert from_config(config, given={"manifold": Sphere(2)}).manifold == Torus(2)
+
+
+def test_options_that_a_checkpoint_is_older_than_do_not_bar_it():
+    process = BrownianMotion(Torus(2))
+    plain, wider = (to_config(TangentMLP(process, width=8, factor_width=w)) for w in (0, 4))
+    old = copy.deepcopy(plain)
+    del old["init_args"]["factor_width"], old["init_args"]["factor_frequencies"]
+    assert differences(old, plain, "network") == []
+    assert differences(old, wider, "network") == [("network.factor_width", 0, 4)]
+    old["init_args"]["gone"] = 3
+    assert differences(old, plain, "network") == [("network.gone", 3, None)]
+    other = to_config(TangentMLP(BrownianMotion(Torus(3)), width=8))
+    assert ("network.process.manifold.n", 2, 3) in differences(plain, other, "network")

@@ -19,6 +19,7 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
+from .._config import differences
 from .._errors import CheckpointError
 from ._lightning import TrainingStopped, will_validate
 from .callbacks import KeepBest
@@ -172,23 +173,21 @@ def check_compatible(
     Raises:
         CheckpointError: naming what differs.
     """
-    saved = checkpoint[CHECKPOINT_KEY]["fingerprint"]
-    differences = [
-        f"{name}: the checkpoint has {saved.get(name)!r}, this run has {fingerprint.get(name)!r}"
-        for name in sorted({*saved, *fingerprint})
-        if saved.get(name) != fingerprint.get(name)
+    found = [
+        f"{name}: the checkpoint has {saved!r}, this run has {own!r}"
+        for name, saved, own in differences(checkpoint[CHECKPOINT_KEY]["fingerprint"], fingerprint)
     ]
     shapes = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
     own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    differences += [
+    found += [
         f"{name}: the checkpoint has shape {shapes.get(name)}, this run has {own.get(name)}"
         for name in sorted({*shapes, *own})
         if shapes.get(name) != own.get(name)
     ]
-    if differences:
-        more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
+    if found:
+        more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
         raise CheckpointError(
-            f"the checkpoint {str(path)!r} belongs to another run: {'; '.join(differences[:5])}{more}. "
+            f"the checkpoint {str(path)!r} belongs to another run: {'; '.join(found[:5])}{more}. "
             "Resume with the same settings, or start a new run (for other settings, load the weights instead)."
         )
 

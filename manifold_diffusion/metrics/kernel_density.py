@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, singledispatch
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ __all__ = ["BANDWIDTHS", "AdaptiveKernelDensity", "KernelDensity", "KernelMixtur
 
 BANDWIDTHS = tuple(0.5 * (1e-4 / 0.5) ** (i / 11) for i in range(12))
 """Twelve bandwidths from 0.5 to 1e-4, in units of the manifold's distance, at equal ratios of 2.17."""
+
+Kind = TypeVar("Kind")
 
 FLOOR = 1e-4
 """Smallest bandwidth: below it a density with atoms at repeated points would reach any likelihood."""
@@ -163,27 +166,11 @@ class KernelMixture(HeatKernelDensity):
         _check_data(manifold, train, val)
         hs = _check_bandwidths(bandwidths)
         matrix = log_density_grid(manifold, val, train, [h * h for h in hs])
-        uniform = _log_uniform(manifold)
-        if uniform is not None:
-            matrix = torch.cat([matrix, torch.full_like(matrix[:, :1], uniform)], 1)
-        weights, _ = em_weights(matrix)
-        kept = weights > 1e-6
-        kept[0] |= not bool(kept[: len(hs)].any())  # a mixture has a kernel
-        weights = torch.where(kept, weights.clamp_min(1e-6), torch.zeros_like(weights))
-        weights = weights / weights.sum()
-        value = nll(torch.logsumexp(matrix + weights.log(), 1))
-        used = [(h, float(w)) for h, w in zip(hs, weights, strict=False) if w > 0]
-        uniform_weight = float(weights[-1]) if uniform is not None else 0.0
-        return cls(manifold, train, tuple(h for h, _ in used), tuple(w for _, w in used), uniform_weight, value)
+        return cls(manifold, train, *fit_mixture(manifold, hs, matrix))
 
     def _log_prob(self, x: Tensor, tau: float) -> Tensor:
         matrix = log_density_grid(self.manifold, x, self.centres, [h * h + tau for h in self.bandwidths])
-        weights = list(self.weights)
-        uniform = _log_uniform(self.manifold)
-        if uniform is not None and self.uniform_weight > 0:
-            matrix = torch.cat([matrix, torch.full_like(matrix[:, :1], uniform)], 1)
-            weights.append(self.uniform_weight)
-        return torch.logsumexp(matrix + torch.tensor(weights, dtype=torch.float64, device=x.device).log(), 1)
+        return log_mixture(self.manifold, matrix, self.weights, self.uniform_weight)
 
     @cached_property
     def mixture(self) -> HeatKernelMixture:
@@ -301,6 +288,43 @@ def em_weights(log_components: Tensor, max_iterations: int = 2000, tolerance: fl
     return weights, torch.stack(trace)
 
 
+def fit_mixture(
+    manifold: Manifold, kinds: Sequence[Kind], matrix: Tensor
+) -> tuple[tuple[Kind, ...], tuple[float, ...], float, Estimate]:
+    """Mixture of kernel densities of several kinds and the uniform law, where there is one, by EM.
+
+    Args:
+        manifold: the manifold.
+        kinds: what tells the densities apart.
+        matrix: their log densities at validation points, ``(n, n_kinds)``.
+
+    Returns:
+        The kinds with a weight above 1e-6, at least one; their weights; that of the uniform law; the negative
+        log-likelihood.
+    """
+    uniform = _log_uniform(manifold)
+    if uniform is not None:
+        matrix = torch.cat([matrix, torch.full_like(matrix[:, :1], uniform)], 1)
+    weights, _ = em_weights(matrix)
+    kept = weights > 1e-6
+    kept[0] |= not bool(kept[: len(kinds)].any())  # a mixture has a kernel
+    weights = torch.where(kept, weights.clamp_min(1e-6), torch.zeros_like(weights))
+    weights = weights / weights.sum()
+    value = nll(torch.logsumexp(matrix + weights.log(), 1))
+    used = [(kind, float(w)) for kind, w in zip(kinds, weights, strict=False) if w > 0]
+    uniform_weight = float(weights[-1]) if uniform is not None else 0.0
+    return tuple(kind for kind, _ in used), tuple(w for _, w in used), uniform_weight, value
+
+
+def log_mixture(manifold: Manifold, matrix: Tensor, weights: Sequence[float], uniform_weight: float) -> Tensor:
+    """Log density of such a mixture from those of its parts, ``(n, n_kinds) -> (n,)``, float64."""
+    uniform, weights = _log_uniform(manifold), list(weights)
+    if uniform is not None and uniform_weight > 0:
+        matrix = torch.cat([matrix, torch.full_like(matrix[:, :1], uniform)], 1)
+        weights.append(uniform_weight)
+    return torch.logsumexp(matrix + torch.tensor(weights, dtype=torch.float64, device=matrix.device).log(), 1)
+
+
 def _heat_kernel_mixture(
     manifold: Manifold, centres: Tensor, tau: Tensor, weights: Tensor, uniform_weight: float
 ) -> HeatKernelMixture:
@@ -320,13 +344,21 @@ def _adaptive_log_prob(
 
 def _neighbour_distances(manifold: Manifold, x: Tensor, ks: Sequence[int]) -> list[Tensor]:
     """Distance of each point to its k-th nearest other point, float64, one tensor per k."""
+    double = x.double()
+    index = nearest_others(manifold, double, max(ks))
+    return [manifold.dist(double, double[index[:, k - 1]]) for k in ks]
+
+
+def nearest_others(manifold: Manifold, x: Tensor, k: int) -> Tensor:
+    """Indices of the ``k`` nearest other points of each point, in the embedding, ``(n, k)``."""
     from scipy.spatial import KDTree
 
-    double = x.double()
-    e = manifold.embed(double).cpu().numpy()
-    _, nearest = KDTree(e).query(e, k=max(ks) + 1)  # the first is the point itself, or a repeat of it
+    e = manifold.embed(x).cpu().numpy()
+    _, nearest = KDTree(e).query(e, k=k + 1)
     index = torch.as_tensor(nearest, device=x.device)
-    return [manifold.dist(double, double[index[:, k]]) for k in ks]
+    own = index == torch.arange(len(x), device=x.device).unsqueeze(1)  # not first among repeats
+    own[:, -1] |= ~own.any(1)
+    return index[~own].reshape(len(x), k)
 
 
 @singledispatch

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from .._errors import ConfigError, DataError
 from ..manifolds import Manifold
-from .estimate import Estimate, nll
-from .kernel_density import FLOOR, _check_bandwidths, _check_data, _log_uniform, em_weights
+from .estimate import Estimate
+from .kernel_density import FLOOR, _check_bandwidths, _check_data, fit_mixture, log_mixture, nearest_others
 from .pairwise import _double, blocks
 
 __all__ = ["TangentKernelMixture", "TangentShape"]
@@ -114,29 +114,13 @@ class TangentKernelMixture:
         density = cls(
             manifold, train, tuple(shapes), (1 / len(shapes),) * len(shapes), 0.0, Estimate(math.nan, math.nan)
         )
-        matrix = density._components(val)
-        uniform = _log_uniform(manifold)
-        if uniform is not None:
-            matrix = torch.cat([matrix, torch.full_like(matrix[:, :1], uniform)], 1)
-        weights, _ = em_weights(matrix)
-        kept = weights > 1e-6
-        kept[0] |= not bool(kept[: len(shapes)].any())  # a mixture has a kernel
-        weights = torch.where(kept, weights.clamp_min(1e-6), 0.0)
-        weights = weights / weights.sum()
-        value = nll(torch.logsumexp(matrix + weights.log(), 1))
-        used = [(s, float(w)) for s, w in zip(shapes, weights, strict=False) if w > 0]
-        uniform_weight = float(weights[-1]) if uniform is not None else 0.0
-        return cls(manifold, train, tuple(s for s, _ in used), tuple(w for _, w in used), uniform_weight, value)
+        return cls(manifold, train, *fit_mixture(manifold, shapes, density._components(val)))
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density in nats with respect to the Riemannian volume, ``(n,)``."""
         self.manifold.check_point(x)
-        matrix, weights = self._components(x.detach()), list(self.weights)
-        uniform = _log_uniform(self.manifold)
-        if uniform is not None and self.uniform_weight > 0:
-            matrix = torch.cat([matrix, torch.full_like(matrix[:, :1], uniform)], 1)
-            weights.append(self.uniform_weight)
-        return torch.logsumexp(matrix + torch.tensor(weights, dtype=torch.float64, device=x.device).log(), 1).to(x)
+        matrix = self._components(x.detach())
+        return log_mixture(self.manifold, matrix, self.weights, self.uniform_weight).to(x)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """``n`` independent points, ``(n, *point_shape)``."""
@@ -169,15 +153,8 @@ class TangentKernelMixture:
     @cached_property
     def _factors(self) -> list[Tensor]:
         """Lower Cholesky factors of the covariances, ``(n, dim, dim)`` per shape."""
-        from scipy.spatial import KDTree
-
-        M, (c, basis), most = self.manifold, self._data, max(s.neighbours for s in self.shapes)
-        e = M.embed(c).cpu().numpy()
-        _, nearest = KDTree(e).query(e, k=most + 1)
-        index = torch.as_tensor(nearest, device=c.device)
-        own = index == torch.arange(len(c), device=c.device).unsqueeze(1)  # not first among repeats
-        own[:, -1] |= ~own.any(1)
-        index = index[~own].reshape(len(c), most)
+        M, (c, basis) = self.manifold, self._data
+        index = nearest_others(M, c, max(s.neighbours for s in self.shapes))
         local = self._coordinates(c.unsqueeze(1), basis.unsqueeze(1), c[index])
         sums = (local.unsqueeze(-1) * local.unsqueeze(-2)).cumsum(1)
         eye = torch.eye(M.dim, dtype=c.dtype, device=c.device)

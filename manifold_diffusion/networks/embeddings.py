@@ -91,9 +91,14 @@ class HeatFeatures(nn.Module):
         """
         phase = self.manifold.coordinates(x) @ self.frequencies.mT
         damping = noise * self.squares.sum(-1) if noise.shape[-1] == 1 else noise @ self.squares.mT
-        # Beyond exp(-30) = 1e-13 a wave is gone; smaller gates would be denormal numbers, which are slow.
-        gate = torch.exp(-0.5 * damping.clamp(max=60.0))
-        return self.manifold.embed(x), gate * phase.cos(), gate * phase.sin()
+        return self.manifold.embed(x), *gated_waves(phase, damping)
+
+
+def gated_waves(phase: Tensor, damping: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Cosines and sines of phases, times :math:`e^{-\text{damping}/2}`."""
+    # Beyond exp(-30) = 1e-13 a wave is gone; smaller gates would be denormal numbers, which are slow.
+    gate = torch.exp(-0.5 * damping.clamp(max=60.0))
+    return gate * phase.cos(), gate * phase.sin()
 
 
 def check_condition(cond: Tensor | None, cond_dim: int) -> None:

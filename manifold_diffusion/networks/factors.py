@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .._errors import ConfigError
 from ..manifolds import Manifold, Power, Product, Torus
+from .embeddings import gated_waves
 from .layers import GroupedLinear, ModulatedBlock
 
 __all__ = ["Factor", "FactorPerceptrons", "factors_of"]
@@ -162,9 +163,8 @@ class FactorPerceptrons(nn.Module):
         phase = torch.einsum("...kc,knc->...kn", self.coordinates(self.manifold.coordinates(x)), waves)
         levels = noise.unsqueeze(-1) if noise.shape[-1] == 1 else self.coordinates(noise)
         damping = (levels.unsqueeze(-2) * waves.square()).sum(-1)
-        gate = torch.exp(-0.5 * damping.clamp(max=60.0))
         context = context.unsqueeze(-2).expand(*phase.shape[:-1], context.shape[-1])
-        features = [self.embedding(self.manifold.embed(x)), gate * phase.cos(), gate * phase.sin(), context]
+        features = [self.embedding(self.manifold.embed(x)), *gated_waves(phase, damping), context]
         h = self.lift(torch.cat(features, -1))
         for block in self.blocks:
             h = block(h, context)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._errors import ConfigError, DataError, NumericsError
+from ..heat_kernels._data_points import are_weights
 from ..manifolds import Manifold
 
 __all__ = ["Coupling", "ExactCoupling", "IndependentCoupling", "SinkhornCoupling", "transport_plan"]
@@ -152,7 +153,7 @@ def point_weights(weights: Tensor | None, x: Tensor, name: str) -> Tensor:
     if weights is None:
         return torch.full((len(x),), 1 / len(x), dtype=torch.float64, device=x.device)
     w = weights.detach().to(dtype=torch.float64, device=x.device)
-    if w.shape != (len(x),) or not bool(torch.isfinite(w).all()) or bool((w < 0).any()) or float(w.sum()) <= 0:
+    if not are_weights(w, len(x)):
         raise DataError(
             f"{name} must be finite, non-negative and not all zero, one per point, shape ({len(x)},); got shape "
             f"{tuple(w.shape)}" + (f", least {float(w.min()):.3g}." if w.numel() else ".")

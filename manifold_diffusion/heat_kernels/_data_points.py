@@ -7,7 +7,12 @@ from torch import Tensor
 
 from .._errors import ConfigError, DataError
 
-__all__ = ["checked_rtol", "checked_weights", "kept_rows", "merged"]
+__all__ = ["are_weights", "checked_rtol", "checked_weights", "kept_rows", "merged"]
+
+
+def are_weights(w: Tensor, n: int) -> bool:
+    """Whether ``w`` are n finite numbers >= 0 that are not all zero."""
+    return w.shape == (n,) and bool((torch.isfinite(w) & (w >= 0)).all()) and bool((w > 0).any())
 
 
 def checked_weights(weights: Tensor | None, n: int) -> Tensor:
@@ -19,7 +24,7 @@ def checked_weights(weights: Tensor | None, n: int) -> Tensor:
     if n == 0 or weights is None:
         return torch.ones(n, dtype=torch.float64)
     w = torch.as_tensor(weights).detach().cpu().double()
-    if w.shape != (n,) or not bool((torch.isfinite(w) & (w >= 0)).all()) or not bool((w > 0).any()):
+    if not are_weights(w, n):
         raise DataError(
             f"weights must be one finite number >= 0 per point ({n}), not all zero; got shape {tuple(w.shape)}. "
             "Drop the rows with bad weights first."

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .._errors import CapabilityError, ConfigError
 from ..manifolds import Compact, Manifold
+from ._data_points import are_weights
 from .base import brownian_time, heat_kernel
 from .pinned import sample_pinned
 
@@ -85,12 +86,7 @@ class HeatKernelMixture:
             self.weights = torch.full((len(centres),), 1 / len(centres), dtype=centres.dtype, device=centres.device)
         else:
             w = weights.to(centres)
-            if (
-                w.shape != (len(centres),)
-                or not bool(torch.isfinite(w).all())
-                or bool((w < 0).any())
-                or float(w.sum()) <= 0
-            ):
+            if not are_weights(w, len(centres)):
                 raise ConfigError(
                     f"weights must be one finite number >= 0 per centre ({len(centres)}), not all zero; "
                     f"got shape {tuple(w.shape)}."

@@ -5,7 +5,7 @@ One file a family; a newcomer adds a manifold by writing the five methods of :cl
 
 from .base import Manifold
 from .boundary import Domain, Restricted
-from .calculus import divergence, divergence_along, gradient, hutchinson_divergence, raise_index
+from .calculus import divergence, divergence_along, gradient, hutchinson_divergence, raise_index, tangent_coordinates
 from .capabilities import Compact, LieGroup, NoncompactSymmetric, Spectral, WithBoundary
 from .constant_curvature import ConstantCurvature
 from .correlation import Correlation
@@ -97,4 +97,5 @@ __all__ = [
     "hutchinson_divergence",
     "raise_index",
     "rotation_group",
+    "tangent_coordinates",
 ]

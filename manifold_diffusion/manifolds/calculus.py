@@ -122,3 +122,19 @@ def raise_index(manifold: Manifold, x: Tensor, slopes: Tensor) -> Tensor:
     basis = manifold.tangent_basis(x)
     along = (basis * slopes.unsqueeze(axis)).flatten(axis + 1).sum(-1)
     return (manifold.per_point(along) * basis).sum(axis)
+
+
+def tangent_coordinates(manifold: Manifold, c: Tensor, basis: Tensor, x: Tensor) -> Tensor:
+    r"""Coordinates of :math:`\log_c x` in an orthonormal basis at ``c``.
+
+    Args:
+        manifold: where the points live.
+        c: base points, ``(*batch, *point_shape)``.
+        basis: of the tangent spaces there, ``(*batch, dim, *point_shape)``.
+        x: points, of a batch that broadcasts against that of ``c``.
+
+    Returns:
+        ``(*batch, dim)``.
+    """
+    v = manifold.log(c, x)
+    return manifold.inner(c.unsqueeze(len(manifold.batch_shape(c))), basis, v.unsqueeze(len(manifold.batch_shape(v))))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._errors import ConfigError, DataError
-from ..manifolds import Manifold
+from ..manifolds import Manifold, tangent_coordinates
 from .estimate import Estimate
 from .kernel_density import FLOOR, _check_bandwidths, _check_data, fit_mixture, log_mixture, nearest_others
 from .pairwise import _double, blocks
@@ -145,20 +145,15 @@ class TangentKernelMixture:
         c = _double(self.manifold, self.centres)
         return c, self.manifold.tangent_basis(c)
 
-    def _coordinates(self, c: Tensor, basis: Tensor, x: Tensor) -> Tensor:
-        """Coordinates ``(*batch, dim)`` of ``log_c(x)``; ``c`` and ``basis`` broadcast against ``x``."""
-        M, v = self.manifold, self.manifold.log(c, x)
-        return M.inner(c.unsqueeze(len(M.batch_shape(c))), basis, v.unsqueeze(len(M.batch_shape(v))))
-
     @cached_property
     def _factors(self) -> list[Tensor]:
         """Lower Cholesky factors of the covariances, ``(n, dim, dim)`` per shape."""
         M, (c, basis) = self.manifold, self._data
         index = nearest_others(M, c, max(s.neighbours for s in self.shapes))
-        local = self._coordinates(c.unsqueeze(1), basis.unsqueeze(1), c[index])
+        local = tangent_coordinates(M, c.unsqueeze(1), basis.unsqueeze(1), c[index])
         sums = (local.unsqueeze(-1) * local.unsqueeze(-2)).cumsum(1)
         eye = torch.eye(M.dim, dtype=c.dtype, device=c.device)
-        widest = _reach(M) ** 2
+        widest = normal_reach(M) ** 2
         factors = []
         for s in self.shapes:
             values, vectors = torch.linalg.eigh(s.factor / s.neighbours * sums[:, s.neighbours - 1] + s.floor**2 * eye)
@@ -176,7 +171,7 @@ class TangentKernelMixture:
         parts = [x.new_zeros(0, len(whiten))]
         for rows in blocks(len(x), len(c) * M.dim):
             y = x[rows].unsqueeze(1)
-            v = self._coordinates(c, basis, y)  # (rows, n, dim)
+            v = tangent_coordinates(M, c, basis, y)  # (rows, n, dim)
             extra = (1,) * len(M.point_shape)
             jacobian = M.log_det_exp(c, (v.reshape(*v.shape, *extra) * basis).sum(2))
             columns = []
@@ -187,7 +182,7 @@ class TangentKernelMixture:
         return torch.cat(parts)
 
 
-def _reach(manifold: Manifold) -> float:
+def normal_reach(manifold: Manifold) -> float:
     """Largest standard deviation with which 1e-10 of a normal law lies beyond the injectivity radius."""
     from scipy.stats import chi
 

@@ -7,6 +7,7 @@ from .diffusion import RiemannianDiffusion
 from .flow import RiemannianFlow
 from .flow_map import FlowMap
 from .language import FlowMapLanguageModel, LanguageFit
+from .learned_kernels import LearnedKernelDensity
 from .string import string_of
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "FlowMapLanguageModel",
     "GenerativeModel",
     "LanguageFit",
+    "LearnedKernelDensity",
     "RiemannianDiffusion",
     "RiemannianFlow",
     "SchrodingerBridge",

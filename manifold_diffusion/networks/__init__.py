@@ -1,8 +1,9 @@
-"""Layer 5: tangent-valued networks ``(t, x, cond=None) -> tangent vector at x``, and denoisers of tokens."""
+"""Layer 5: tangent-valued networks ``(t, x, cond=None) -> tangent vector``, denoisers of tokens, learned kernels."""
 
 from .embeddings import HeatFeatures, TimeEmbedding
 from .factors import FactorPerceptrons
 from .guidance import Autoguidance, ClassifierFree, GradientGuidance
+from .kernel_field import KernelField, LocalKernels
 from .mlp import TangentMLP
 from .token_transformer import TokenTransformer
 
@@ -12,6 +13,8 @@ __all__ = [
     "FactorPerceptrons",
     "GradientGuidance",
     "HeatFeatures",
+    "KernelField",
+    "LocalKernels",
     "TangentMLP",
     "TimeEmbedding",
     "TokenTransformer",

@@ -8,6 +8,7 @@ from .discrete import DiscreteDenoising
 from .flow_map import FlowMapMatching, flow_map, flow_map_residual
 from .flow_matching import FlowMatching
 from .implicit import ImplicitScoreMatching
+from .likelihood import LogLikelihood
 from .token_flow import TokenFlow
 from .token_flow_map import TokenFlowMap, eulerian_target, lagrangian_target, semigroup_target
 
@@ -19,6 +20,7 @@ __all__ = [
     "FlowMapMatching",
     "FlowMatching",
     "ImplicitScoreMatching",
+    "LogLikelihood",
     "Objective",
     "TokenFlow",
     "TokenFlowMap",

@@ -1,0 +1,160 @@
+"""A kernel density whose kernels are learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .._config import to_config
+from .._errors import ConfigError, DataError
+from ..manifolds import Manifold
+from ..networks import KernelField
+from ..objectives import LogLikelihood
+from .card import model_card
+from .pretrained import PretrainedModel
+
+if TYPE_CHECKING:
+    from ..training import FitResult
+
+__all__ = ["LearnedKernelDensity"]
+
+
+class LearnedKernelDensity(PretrainedModel):
+    r"""A kernel density with kernels that a network shapes, trained to predict points that were left out.
+
+    It corrects a closed-form density and stays one: the likelihood is a sum, exact and without an ODE, samples are a
+    data point and a normal draw, and points can be added or forgotten after training, since the network knows them by
+    their neighbourhoods only (:class:`~manifold_diffusion.networks.KernelField` has the formula).
+
+    Args:
+        manifold: where the data live; needs ``log`` and the determinant of ``exp``.
+        data: training points ``(n, *point_shape)``, or the number of points that a saved state will bring.
+        scales: numbers of neighbours whose moments make the kernels.
+        components: kernels per point.
+        width: of the perceptron.
+        seed: of its initial weights.
+
+    Attributes:
+        metadata: what the model card says of data and metrics; saved with the model.
+
+    Raises:
+        ManifoldError: if a point is not on the manifold.
+        DataError: if there are fewer than 8 points.
+
+    Example:
+        >>> import torch
+        >>> from manifold_diffusion.manifolds import Sphere
+        >>> from manifold_diffusion.models import LearnedKernelDensity
+        >>> M, g = Sphere(2), torch.Generator().manual_seed(0)
+        >>> model = LearnedKernelDensity(M, M.random_uniform(100, generator=g))
+        >>> result = model.fit(max_steps=5, progress=False)
+        >>> x = model.sample(5, generator=g)
+        >>> model.log_prob(x).shape
+        torch.Size([5])
+
+    References:
+        Vincent and Bengio, *Manifold Parzen windows*, 2002; Vincent and Bengio, *Non-local manifold Parzen windows*,
+        2005 (a network that gives the kernels, in Euclidean space).
+    """
+
+    def __init__(
+        self,
+        manifold: Manifold,
+        data: Tensor | int,
+        scales: Sequence[int] = (3, 6, 12, 24, 48, 96),
+        components: int = 3,
+        width: int = 32,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not isinstance(manifold, Manifold):
+            raise ConfigError(f"manifold must be a Manifold such as Sphere(2); got {manifold!r}.")
+        self.manifold, self.components, self.width, self.seed = manifold, components, width, seed
+        self.network = KernelField(manifold, data, scales, components, width, seed=seed)
+        self.scales = self.network.scales
+        self.metadata: dict[str, Any] = {}
+
+    @property
+    def data(self) -> int:
+        """Number of points."""
+        return len(self.network.centres)
+
+    def fit(
+        self, val: Tensor | None = None, *, max_steps: int = 400, batch_size: int | None = None, **options: Any
+    ) -> FitResult:
+        """Train on the model's own points, each batch under the kernels of the others, with Lightning underneath.
+
+        Args:
+            val: held-out points; the weights with the greatest likelihood of them are kept. More steps than needed
+                overfit, so that it is worth having.
+            max_steps: optimiser steps.
+            batch_size: points that are left out at a time; default an eighth of all, at most 512.
+            options: further arguments of :func:`manifold_diffusion.training.fit`.
+
+        Raises:
+            ConfigError: if a batch leaves fewer than half of the points as centres.
+        """
+        from ..training import fit
+
+        size = batch_size if batch_size is not None else max(1, min(512, self.data // 8))
+        if size > self.data // 2:
+            raise ConfigError(f"batch_size={size} leaves too few of {self.data} points as centres. Take at most half.")
+        options.setdefault("fingerprint", {"model": to_config(self)})
+        defaults = {"lr": 5e-3, "weight_decay": 0.01, "ema_decay": 0.98, "val_every": 25}
+        return fit(
+            self.network,
+            LogLikelihood(),
+            self.network.centres,
+            manifold=self.manifold,
+            val=val,
+            max_steps=max_steps,
+            batch_size=size,
+            **{**defaults, **options},
+        )
+
+    @torch.no_grad()
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density in nats with respect to the Riemannian volume, ``(n,)``.
+
+        Raises:
+            ManifoldError: if a point is not on the manifold.
+        """
+        self.manifold.check_point(x, "x")
+        return self.network.log_prob(x)
+
+    @torch.no_grad()
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """``n`` independent points, ``(n, *point_shape)``: no solver, no steps."""
+        if n < 0:
+            raise ConfigError(f"sample needs n >= 0; got {n}.")
+        return self.network.sample(n, generator)
+
+    def add(self, points: Tensor) -> None:
+        """Append points; the kernels of those around them change with the neighbourhoods.
+
+        Raises:
+            ManifoldError: if a point is not on the manifold.
+        """
+        self.manifold.check_point(points, "points")
+        self.network.centres = torch.cat([self.network.centres, points.to(self.network.centres)])
+
+    def remove(self, which: Tensor) -> None:
+        """Forget points, by index or mask; of the weights, which were learned from them too, nothing is forgotten.
+
+        Raises:
+            DataError: if fewer than 8 points would be left, or than twice the largest scale.
+        """
+        keep = torch.ones(self.data, dtype=torch.bool, device=self.network.centres.device)
+        keep[which] = False
+        if int(keep.sum()) < max(8, 2 * max(self.scales)):
+            raise DataError(f"{int(keep.sum())} points would be left, too few for the scales. Build another model.")
+        self.network.centres = self.network.centres[keep]
+
+    def _card(self) -> str:
+        parameters = sum(p.numel() for p in self.network.parameters())
+        facts = [f"{self.data:,} points, {self.components} kernels at each", f"network: {parameters:,} parameters"]
+        title = f"Learned kernel density on {self.manifold}"
+        return model_card(title, type(self).__name__, facts, ["x = model.sample(1000)"], self.metadata)

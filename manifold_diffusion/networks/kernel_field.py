@@ -1,0 +1,304 @@
+"""Kernels whose widths, directions and weights a perceptron reads off the neighbourhood of each point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import singledispatch
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._errors import ConfigError, DataError, NumericsError
+from ..manifolds import Compact, Manifold, tangent_coordinates
+from ..metrics.kernel_density import FLOOR, nearest_others
+from ..metrics.tangent_kernel import normal_reach
+from .layers import linear
+
+__all__ = ["KernelField", "LocalKernels"]
+
+_PAIRS = 1 << 19
+"""Numbers held at a time while densities are summed."""
+
+
+@dataclass(frozen=True)
+class LocalKernels:
+    """Normal laws in the tangent spaces at n centres, c of them at each.
+
+    Attributes:
+        means: coordinates in the tangent basis, ``(n, c, dim)``.
+        factors: lower Cholesky factors of the covariances, ``(n, c, dim, dim)``.
+        log_weights: ``(n, c)``; together with the uniform law they sum to one.
+        log_uniform: log weight of the uniform law, ``()``; minus infinity where there is none.
+    """
+
+    means: Tensor
+    factors: Tensor
+    log_weights: Tensor
+    log_uniform: Tensor
+
+
+@dataclass(frozen=True)
+class _Neighbours:
+    """What the perceptron looks at: offsets of the neighbours in the tangent basis at each centre, nearest first."""
+
+    centres: Tensor  # (n, *point_shape), float64
+    basis: Tensor  # (n, dim, *point_shape), float64
+    embedded: Tensor  # (n, e), float64
+    index: Tensor  # (n, k)
+    offsets: Tensor  # (n, k, dim), in the dtype of the perceptron
+    places: Tensor  # (n,), equal for repeated points
+    copy: Tensor  # (n,), number of the centre among those of its place
+
+
+class KernelField(nn.Module):
+    r"""A density of normal kernels at data points, shaped by what a perceptron sees of the points around each.
+
+    .. math::
+        p(x) = \sum_i \sum_m w_{im} \frac{N(\log_{c_i} x;\, \mu_{im}, \Sigma_{im})}{|\det d\exp_{c_i}|} + \frac{w_0}{V},
+        \qquad \Sigma_{im} = \sum_k a_{imk} S_k(i) + h_{im}^2, \qquad \mu_{im} = \sum_k b_{imk} m_k(i)
+
+    :math:`m_k(i)` and :math:`S_k(i)` are mean and second moment of :math:`\log_{c_i}` of the k nearest other points,
+    for a few k; the perceptron gives :math:`a \ge 0`, :math:`|b| \le 1`, :math:`h` and :math:`w` from their sizes and
+    shapes, which don't depend on the basis: the density moves with the data under isometries. Kernel density estimates
+    with fixed, adaptive and covariance bandwidths are special cases.
+
+    In training mode, :meth:`forward` is the density of each point of a batch under the kernels of the points that are
+    not in the batch, seen without the batch: what is learned is to predict new points. Of repeated points as many
+    copies are left out as the batch has.
+
+    Args:
+        manifold: where the data live.
+        centres: data points ``(n, *point_shape)``, or the number of points that a saved state will bring.
+        scales: numbers k of neighbours; those above half of the points are dropped.
+        components: kernels per point.
+        width: of the perceptron.
+        nearest: in training mode, kernels that are summed per point, of the nearest centres (a lower bound).
+        seed: of the initial weights.
+
+    Raises:
+        ManifoldError: if a point is not on the manifold.
+        DataError: if there are fewer than 8 points.
+        ConfigError: if an argument is out of range.
+
+    Example:
+        >>> import torch
+        >>> from manifold_diffusion.manifolds import Sphere
+        >>> from manifold_diffusion.networks import KernelField
+        >>> M, g = Sphere(2), torch.Generator().manual_seed(0)
+        >>> field = KernelField(M, M.random_uniform(100, generator=g)).eval()
+        >>> field(M.random_uniform(5, generator=g)).shape
+        torch.Size([5])
+    """
+
+    centres: Tensor
+    feature_mean: Tensor
+    feature_std: Tensor
+
+    def __init__(
+        self,
+        manifold: Manifold,
+        centres: Tensor | int,
+        scales: Sequence[int] = (3, 6, 12, 24, 48, 96),
+        components: int = 3,
+        width: int = 32,
+        nearest: int = 128,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not scales or min(scales) < 1 or components < 1 or width < 1 or nearest < 1:
+            raise ConfigError(
+                f"KernelField needs scales, components, width and nearest >= 1; got {tuple(scales)}, {components}, "
+                f"{width}, {nearest}."
+            )
+        size = centres if isinstance(centres, int) else len(centres)
+        if size < 8:
+            raise DataError(f"KernelField reads kernels off neighbourhoods and needs at least 8 points; got {size}.")
+        if isinstance(centres, int):
+            points = manifold.origin().repeat(centres, *(1,) * len(manifold.point_shape))
+        else:
+            points = centres.detach().clone()
+            manifold.check_point(points, "centres")
+        self.scales = tuple(k for k in scales if k <= size // 2) or (size // 2,)
+        self.manifold, self.components, self.width, self.nearest, self.seed = manifold, components, width, nearest, seed
+        n_features, n_scales = 3 * len(self.scales) + 1, len(self.scales)
+        g = torch.Generator().manual_seed(seed)
+        self.first, self.second = linear(g, n_features, width), linear(g, width, width)
+        self.last = linear(g, width, components * (2 * n_scales + 2))
+        start = torch.zeros(components, 2 * n_scales + 2)
+        # Standard deviations a quarter of the neighbours' distances, from narrow to wide.
+        start[:, :n_scales] = -3 + 0.3 * torch.randn(components, n_scales, generator=g)
+        start[:, n_scales] = -3 + torch.linspace(-1.5, 1.5, components)
+        self.last.weight.data.mul_(0.1)
+        self.last.bias.data.copy_(start.reshape(-1))
+        self.uniform = nn.Parameter(torch.tensor(-4.6)) if _log_volume(manifold) is not None else None
+        self._seen: tuple[Any, _Neighbours] | None = None
+        self.register_buffer("centres", points)
+        self.register_buffer("feature_mean", torch.zeros(n_features))
+        self.register_buffer("feature_std", torch.ones(n_features))
+        if not isinstance(centres, int):
+            features = self._look(None)[0]
+            self.feature_mean.copy_(features.mean(0))
+            self.feature_std.copy_(features.std(0) + 1e-3)
+
+    # ------------------------------------------------------------------ the kernels
+
+    def kernels(self, left_out: Tensor | None = None) -> LocalKernels:
+        """The kernels, as if the points of the mask ``left_out`` ``(n,)`` were not there."""
+        M, n = self.manifold, len(self.centres)
+        features, means, moments, sizes = self._look(left_out)
+        h = nn.functional.silu(self.first((features - self.feature_mean) / self.feature_std))
+        out = self.last(nn.functional.silu(self.second(h))).reshape(n, self.components, -1).double()
+        k = len(self.scales)
+        spread, isotropic, pull, log_w = (
+            out[..., :k].exp(),
+            out[..., k].exp(),
+            out[..., k + 1 : -1].tanh(),
+            out[..., -1],
+        )
+        mu = torch.einsum("nck,nka->nca", pull, means.double())
+        eye = torch.eye(M.dim, dtype=mu.dtype, device=mu.device)
+        cov = torch.einsum("nck,nkab->ncab", spread, moments.double())
+        cov = cov + (isotropic * sizes[:, :1].double() / M.dim)[..., None, None] * eye
+        if math.isfinite(M.injectivity_radius):  # a quarter of the radius for the means, the rest for the widths
+            mu = mu * (0.25 * M.injectivity_radius / mu.norm(dim=-1, keepdim=True).clamp_min(1e-12)).clamp(max=1)
+            trace = cov.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(FLOOR**2)
+            cov = cov * ((0.75 * normal_reach(M)) ** 2 / trace).clamp(max=1)[..., None, None]
+        cov = cov + FLOOR**2 * eye
+        factors, info = torch.linalg.cholesky_ex(cov)
+        if bool(info.any()):
+            raise NumericsError(
+                f"The covariance of kernel {int(info.flatten().nonzero()[0])} is not positive definite."
+            )
+        if left_out is not None:
+            log_w = log_w.masked_fill(left_out.unsqueeze(1), -math.inf)
+        log_w = log_w - torch.logsumexp(log_w.flatten(), 0)
+        if self.uniform is None:
+            return LocalKernels(mu, factors, log_w, log_w.new_tensor(-math.inf))
+        u = self.uniform.double()
+        return LocalKernels(mu, factors, log_w + nn.functional.logsigmoid(-u), nn.functional.logsigmoid(u))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Log density in nats with respect to the Riemannian volume, ``(n,)``; see above for the training mode."""
+        if not self.training:
+            return self.log_prob(x)
+        near = self._nearest(x)
+        kernels = self.kernels(self._copies(x, near[:, 0]))
+        return self._sum(kernels, x.double(), near).to(x.dtype)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density under all kernels, ``(n,)``."""
+        kernels, parts = self.kernels(), [x.new_zeros(0, dtype=torch.float64)]
+        rows = max(1, _PAIRS // (len(self.centres) * self.components * self.manifold.dim))
+        for start in range(0, len(x), rows):
+            parts.append(self._sum(kernels, x[start : start + rows].double(), None))
+        return torch.cat(parts).to(x.dtype)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """``n`` independent points, ``(n, *point_shape)``."""
+        M, kernels, seen = self.manifold, self.kernels(), self._neighbours
+        log_w = torch.cat([kernels.log_weights.flatten(), kernels.log_uniform.reshape(1)])
+        pick = torch.multinomial(log_w.exp(), n, replacement=True, generator=generator)
+        which = pick.clamp(max=len(log_w) - 2)
+        centre = which // self.components
+        noise = torch.randn(n, M.dim, 1, generator=generator, dtype=torch.float64, device=log_w.device)
+        v = kernels.means.flatten(0, 1)[which] + (kernels.factors.flatten(0, 1)[which] @ noise).squeeze(-1)
+        extra = (1,) * len(M.point_shape)
+        x = M.exp(seen.centres[centre], (v.reshape(n, M.dim, *extra) * seen.basis[centre]).sum(1)).to(self.centres)
+        if self.uniform is not None:
+            even = M.random_uniform(n, generator=generator, dtype=x.dtype, device=x.device)  # type: ignore[attr-defined]
+            x = torch.where((pick == len(log_w) - 1).reshape(n, *extra), even, x)
+        return x
+
+    # ------------------------------------------------------------------ helpers
+
+    @property
+    def _neighbours(self) -> _Neighbours:
+        key = (self.centres, self.centres._version)
+        if self._seen is None or self._seen[0][0] is not key[0] or self._seen[0][1] != key[1]:
+            M = self.manifold
+            c = M.project(self.centres.double())
+            basis = M.tangent_basis(c)
+            k = min(len(c) - 1, math.ceil(1.3 * max(self.scales)) + 10)  # a batch takes some of them away
+            index = nearest_others(M, c, k)
+            offsets = tangent_coordinates(M, c.unsqueeze(1), basis.unsqueeze(1), c[index]).to(self.feature_mean)
+            _, places = torch.unique(self.centres.flatten(1), dim=0, return_inverse=True)
+            order = torch.argsort(places, stable=True)
+            first = torch.searchsorted(places[order], places[order])
+            copy = torch.empty_like(places)
+            copy[order] = torch.arange(len(places), device=places.device) - first
+            self._seen = key, _Neighbours(c, basis, M.embed(c), index, offsets, places, copy)
+        return self._seen[1]
+
+    @torch.no_grad()
+    def _look(self, left_out: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Features, and first moments, second moments and mean squares of the offsets at each scale."""
+        seen, d = self._neighbours, self.manifold.dim
+        offsets = seen.offsets
+        keep = torch.ones_like(seen.index, dtype=torch.bool) if left_out is None else ~left_out[seen.index]
+        count = keep.cumsum(1)
+        inside = torch.stack([(keep & (count <= k)).to(offsets) for k in self.scales], 1)  # (n, scales, k)
+        inside = inside / inside.sum(-1, keepdim=True).clamp_min(1)
+        means = inside @ offsets
+        moments = (inside @ (offsets.unsqueeze(-1) * offsets.unsqueeze(-2)).flatten(2)).unflatten(-1, (d, d))
+        squares = offsets.square().sum(-1)
+        tiny = FLOOR**2
+        sizes = (inside @ squares.unsqueeze(-1)).squeeze(-1)
+        first = squares.masked_fill(~keep, math.inf).amin(1).clamp(tiny, 1e12)
+        unit = moments / sizes.clamp_min(tiny)[..., None, None] * d
+        eye = torch.eye(d, dtype=unit.dtype, device=unit.device)
+        shape = torch.linalg.slogdet(unit + 1e-3 * eye)[1]
+        lean = means.square().sum(-1) / sizes.clamp_min(tiny)
+        features = [sizes.clamp_min(tiny).log(), shape, lean, first.log().unsqueeze(-1)]
+        return torch.cat(features, 1), means, moments, sizes
+
+    @torch.no_grad()
+    def _nearest(self, x: Tensor) -> Tensor:
+        """Indices of the nearest centres, nearest first, in the embedding."""
+        far = torch.cdist(
+            self.manifold.embed(x.double()),
+            self._neighbours.embedded,
+            compute_mode="donot_use_mm_for_euclid_dist",
+        )
+        return far.topk(min(self.nearest, len(self.centres)), largest=False).indices
+
+    def _copies(self, x: Tensor, near: Tensor) -> Tensor:
+        """Mask of the centres that stand in the batch, each place as often as there."""
+        seen = self._neighbours
+        same = (self.centres[near].flatten(1) == x.flatten(1)).all(1)
+        taken = torch.bincount(seen.places[near[same]], minlength=len(seen.places))
+        return seen.copy < taken[seen.places]
+
+    def _sum(self, kernels: LocalKernels, x: Tensor, near: Tensor | None) -> Tensor:
+        """Log of the sum over all kernels, or those at the centres ``near`` ``(rows, m)``; float64 ``(rows,)``."""
+        M, seen = self.manifold, self._neighbours
+        d, extra = M.dim, (1,) * len(M.point_shape)
+        eye = torch.eye(d, dtype=x.dtype, device=x.device).expand_as(kernels.factors)
+        whiten = torch.linalg.solve_triangular(kernels.factors, eye, upper=False)
+        shift = (whiten @ kernels.means.unsqueeze(-1)).squeeze(-1)
+        height = kernels.log_weights + whiten.diagonal(dim1=-2, dim2=-1).log().sum(-1) - d / 2 * math.log(2 * math.pi)
+        c, basis = (seen.centres, seen.basis) if near is None else (seen.centres[near], seen.basis[near])
+        v = tangent_coordinates(M, c, basis, x.unsqueeze(1))
+        jacobian = M.log_det_exp(c, (v.reshape(*v.shape, *extra) * basis).sum(-1 - len(extra)))
+        if near is None:
+            z, height = torch.einsum("ncij,rnj->rnci", whiten, v) - shift, height.expand(len(x), -1, -1)
+        else:
+            z, height = torch.einsum("rncij,rnj->rnci", whiten[near], v) - shift[near], height[near]
+        log_p = (height - 0.5 * z.square().sum(-1) - jacobian.unsqueeze(-1)).flatten(1)
+        volume = _log_volume(M)
+        if volume is not None:
+            log_p = torch.cat([log_p, (kernels.log_uniform - volume).expand(len(log_p), 1)], 1)
+        return torch.logsumexp(log_p, 1)
+
+
+@singledispatch
+def _log_volume(manifold: Manifold) -> float | None:
+    """Log volume, None where it is infinite."""
+    return None
+
+
+@_log_volume.register
+def _(manifold: Compact) -> float | None:
+    return manifold.log_volume

@@ -1,0 +1,130 @@
+"""Kernels that a network shapes: a density, blind to what it is asked about, that moves with the data."""
+
+import math
+
+import pytest
+import torch
+
+from manifold_diffusion._errors import ConfigError, DataError, ManifoldError
+from manifold_diffusion.manifolds import Euclidean, Sphere, Torus
+from manifold_diffusion.metrics import AdaptiveKernelDensity
+from manifold_diffusion.models import LearnedKernelDensity
+from manifold_diffusion.networks import KernelField
+
+
+def _curve(n: int, seed: int) -> torch.Tensor:
+    """Points near a wave around the equator, float64."""
+    g = torch.Generator().manual_seed(seed)
+    a = 2 * math.pi * torch.rand(n, generator=g, dtype=torch.float64)
+    z = 0.3 * torch.sin(3 * a) + 0.01 * torch.randn(n, generator=g, dtype=torch.float64)
+    return Sphere(2).project(torch.stack([a.cos(), a.sin(), z], -1))
+
+
+def _bent(field: KernelField) -> KernelField:
+    """The field with weights that make all its parts count."""
+    g = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in (field.last.weight, field.last.bias):
+            p.add_(0.5 * torch.randn(p.shape, generator=g))
+    return field
+
+
+def test_integrates_to_one_and_samples_follow_it() -> None:
+    M, g, n = Torus(2), torch.Generator().manual_seed(0), 20000
+    points = 0.5 * torch.randn(30, 2, generator=g, dtype=torch.float64) + torch.tensor([3.0, 0.0], dtype=torch.float64)
+    model = LearnedKernelDensity(M, M.project(points))
+    _bent(model.network)
+    side = 2 * math.pi * torch.arange(400, dtype=torch.float64) / 400 - math.pi
+    grid = torch.cartesian_prod(side, side)
+    p = model.log_prob(grid).exp() * (2 * math.pi / 400) ** 2
+    assert abs(p.sum().item() - 1) < 1e-8
+    x = model.sample(n, generator=g)
+    functions = (lambda y: y[:, 0].cos(), lambda y: (y[:, 1] - y[:, 0]).sin(), lambda y: (3 * y[:, 1]).cos())
+    for f in functions:
+        mean = (p * f(grid)).sum()
+        error = ((p * f(grid).square()).sum() - mean**2).sqrt() / math.sqrt(n)
+        assert abs(f(x).mean() - mean) < 5 * error
+        assert abs(f(x.flip(1)).mean() - mean) > 5 * error  # the axes exchanged
+
+
+def test_left_out_points_leave_no_trace() -> None:
+    points = _curve(90, 0)
+    points = torch.cat([points, points[:2], points[:2]])  # two places three times
+    field = _bent(KernelField(Sphere(2), points, scales=(3, 6), nearest=10**6)).train()
+    batch = points[[0, 0, 1, *range(40, 50)]]
+    rest = torch.cat([points[2:40], points[50:90], points[[0, 1, 1]]])  # of each place as many as the batch lacks
+    without = KernelField(Sphere(2), rest, scales=(3, 6)).eval()
+    without.load_state_dict({**field.state_dict(), "centres": rest}, assign=True)
+    torch.testing.assert_close(field(batch), without(batch), rtol=1e-6, atol=1e-6)
+    assert (field.eval()(batch) - without(batch)).abs().max() > 0.1  # the points see themselves
+
+
+def test_moves_with_the_data() -> None:
+    M, g = Sphere(2), torch.Generator().manual_seed(0)
+    rotation = torch.linalg.qr(torch.randn(3, 3, generator=g, dtype=torch.float64))[0]
+    points, x = _curve(100, 0), M.random_uniform(20, generator=g, dtype=torch.float64)
+    here = _bent(KernelField(M, points)).eval()
+    there = KernelField(M, points @ rotation.T).eval()
+    there.load_state_dict({**here.state_dict(), "centres": points @ rotation.T}, assign=True)
+    torch.testing.assert_close(here(x), there(x @ rotation.T), rtol=1e-4, atol=1e-4)
+
+
+def test_predicts_new_points_better_than_bandwidths_alone() -> None:
+    train, val, test = _curve(250, 0).float(), _curve(125, 1).float(), _curve(4000, 2).float()
+    model = LearnedKernelDensity(Sphere(2), train)
+    before = model.log_prob(test).mean()
+    result = model.fit(val, max_steps=150, progress=False)
+    after = model.log_prob(test)
+    gain = after - AdaptiveKernelDensity.fit(Sphere(2), train, val).log_prob(test)
+    assert result.monitor == "val_loss" and result.steps == 150
+    assert after.mean() > before + 0.1
+    assert gain.mean() > 5 * gain.std() / len(gain) ** 0.5
+    assert result.best_value == pytest.approx(-model.log_prob(val).mean().item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("manifold", [Euclidean(2), Sphere(3)], ids=str)
+def test_gradients_and_samples_in_other_spaces(manifold) -> None:
+    g = torch.Generator().manual_seed(0)
+    x = manifold.project(torch.randn(40, *manifold.point_shape, generator=g))
+    field = KernelField(manifold, x).train()
+    field(x[:5]).sum().backward()
+    assert all(torch.isfinite(p.grad).all() and (p.grad != 0).any() for p in field.parameters())
+    assert field.sample(3, g).shape == (3, *manifold.point_shape)
+
+
+def test_points_come_and_go_and_the_model_is_saved(tmp_path) -> None:
+    train, more = _curve(80, 0), _curve(20, 1)
+    model = LearnedKernelDensity(Sphere(2), train, scales=(3, 6))
+    _bent(model.network)
+    before = model.log_prob(more)
+    model.add(more)
+    assert model.data == 100 and (model.log_prob(more) - before).mean() > 0.1
+    model.save_pretrained(tmp_path)
+    again = LearnedKernelDensity.from_pretrained(tmp_path)
+    assert torch.equal(again.log_prob(more), model.log_prob(more))
+    model.remove(torch.arange(80, 100))
+    assert torch.equal(model.log_prob(more), before)
+
+
+def test_repeated_points_have_a_bounded_density() -> None:
+    x = _curve(20, 0).repeat(4, 1)
+    model = LearnedKernelDensity(Sphere(2), x)
+    assert model.log_prob(x).max() < -2 * math.log(1e-4)
+    assert model.fit(max_steps=3, progress=False).steps == 3
+
+
+def test_bad_input() -> None:
+    x = _curve(40, 0)
+    with pytest.raises(DataError, match="at least 8"):
+        LearnedKernelDensity(Sphere(2), x[:5])
+    with pytest.raises(ManifoldError):
+        LearnedKernelDensity(Sphere(2), 2 * x)
+    with pytest.raises(ConfigError, match="scales"):
+        LearnedKernelDensity(Sphere(2), x, scales=())
+    model = LearnedKernelDensity(Sphere(2), x)
+    with pytest.raises(ConfigError, match="batch_size"):
+        model.fit(batch_size=30)
+    with pytest.raises(DataError, match="too few"):
+        model.remove(torch.arange(30))
+    with pytest.raises(ManifoldError):
+        model.log_prob(torch.full((1, 3), math.nan))

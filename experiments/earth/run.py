@@ -25,7 +25,7 @@ def _row(method: str, source: str, volcano: str, quakes: str, flood: str, mark: 
     return Published(method, source, {"volcano": volcano, "quakes": quakes, "flood": flood}, mark)
 
 
-RSGM, RFM, GFM = "arXiv:2202.02763, table 4", "as told by arXiv:2302.03660, table 2", "arXiv:2510.21608"
+RSGM, RFM, GFM = "arXiv:2202.02763, table 4", "arXiv:2302.03660, table 2", "arXiv:2510.21608"
 PUBLISHED = (
     _row("Moser flow", "Rozen et al. 2021, table 1", "-1.68 ± 0.23", "0.03 ± 0.02", "0.71 ± 0.02"),
     _row("Moser flow, rerun", RSGM, "-4.21 ± 0.17", "-0.16 ± 0.06", "0.57 ± 0.10"),

@@ -24,7 +24,7 @@ PUBLISHED = (
     Published("Riemannian flow matching", "arXiv:2302.03660", {"rna": "-5.20 ± 0.067"}, " †"),
     Published("Riemannian flow matching, rerun", "2026, spectral alignment, table 3", {"rna": "-4.780 ± 0.196"}),
     Published("the same with spectral alignment", "2026, spectral alignment, table 3", {"rna": "-5.167 ± 0.083"}),
-    Published("TDM", "arXiv:2405.16381, as told by Zhang, Zhao, Ma 2026, table 2", {"rna": "-6.86"}, " † ‡"),
+    Published("TDM", "arXiv:2405.16381, told by Zhang, Zhao, Ma 2026, table 2", {"rna": "-6.86"}, " † ‡"),
     Published("WKBC", "Zhang, Zhao, Ma 2026, table 2", {"rna": "-8.86"}, " ‡"),
 )
 

@@ -104,7 +104,7 @@ class KernelDensity(HeatKernelDensity):
             manifold: the manifold.
             train: training points, the centres.
             val: validation points; None to score each of the training points (evenly spaced 1000 of them, if there are
-                more) under the density of the others. A second copy is one of those: with repeats the floor wins.
+                more) under the density of the others. A second copy is one of those: repeats ask for a bandwidth of 0.
             bandwidths: the grid; its smallest is the floor of the choice.
         """
         own = torch.arange(0, len(train), max(1, -(-len(train) // 1000)), device=train.device)

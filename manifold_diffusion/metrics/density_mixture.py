@@ -122,7 +122,7 @@ def stacked_weights(log_probs: Tensor) -> tuple[tuple[float, ...], Estimate]:
         >>> import torch
         >>> weights, _ = stacked_weights(torch.tensor([[0.0, -3.0], [-1.0, -5.0], [-4.0, 0.0]]))
         >>> [round(w, 2) for w in weights]
-        [0.68, 0.32]
+        [0.67, 0.33]
     """
     matrix = log_probs.double()
     bad = torch.isnan(matrix).any(0) | (matrix == math.inf).any(0)

@@ -198,3 +198,32 @@ def test_what_it_refuses() -> None:
     with pytest.raises(ConfigError, match="'ode'"):
         model.sample(2, steps=5)
     assert model.sample(0).shape == (0, 3)
+
+
+@pytest.mark.parametrize("M", [Euclidean(2), Torus(1)], ids=repr)
+def test_cross_validation_stops_where_left_out_points_are_likeliest(M: Manifold) -> None:
+    points = spread(M, 40)
+    model = AnalyticDiffusion.cross_validated(M, points)
+    schedule = model.process.schedule
+
+    def left_out(tau: float) -> float:
+        schedule = LogSchedule(tau, 10.0)
+        values = [
+            AnalyticDiffusion(M, torch.cat([points[:i], points[i + 1 :]]), BrownianMotion(M, schedule))
+            .log_prob(points[i : i + 1])
+            for i in range(len(points))
+        ]  # fmt: skip
+        return float(torch.cat(values).mean())
+
+    best = left_out(schedule.tau_min)
+    assert all(left_out(schedule.tau_min * factor) < best for factor in (0.5, 0.8, 1.25, 2.0))
+    x = model.sample(5, method="ode", steps=5, generator=generator())
+    M.check_point(x)
+    assert torch.allclose(model.log_prob(x), NoisedData(M, points).log_prob(x, schedule.tau_min), atol=1e-6)
+
+
+def test_cross_validation_on_uniform_points_stays_below_mixing() -> None:
+    M = Torus(1)  # validation points opposite to the others: the wider the kernels the better
+    points = torch.linspace(-0.5, 0.5, 20, dtype=F64)[:, None]
+    schedule = AnalyticDiffusion.cross_validated(M, points, M.project(points + torch.pi)).process.schedule
+    assert schedule.tau_min == schedule.tau_max / 2

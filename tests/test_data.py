@@ -13,14 +13,18 @@ import torch
 
 from manifold_diffusion._errors import ConfigError, DataError, ManifoldError
 from manifold_diffusion.data import (
+    EARTH_FILES,
     PointSet,
     deduplicate,
     latlon_to_points,
     load_airports,
     load_csv,
+    load_earth,
     load_npz,
+    load_rna,
     point_set,
     points_to_latlon,
+    repeated,
     split,
 )
 from manifold_diffusion.manifolds import SO3, Euclidean, Hyperboloid, Product, Sphere, Torus
@@ -83,6 +87,14 @@ def test_deduplicate_keeps_first_appearance_and_counts():
     )
     assert torch.equal(points, torch.tensor([[3.0, 0.0], [1.0, 1.0], [0.0, 2.0]]))
     assert counts.tolist() == [3, 2, 1]
+
+
+def test_repeated_finds_places_of_other_points():
+    x, others = torch.tensor([[3.0, 0.0], [1.0, 1.0], [3.0, -0.0], [1.0, 1.0]]), torch.tensor([[3.0, 0.0], [2.0, 1.0]])
+    assert repeated(x, others).tolist() == [True, False, True, False]
+    assert repeated(x[:0], others).shape == (0,) and not repeated(x, others[:0]).any()
+    raw, distinct = (split(torch.cat([x, others, torch.rand(60, 2)]).repeat(3, 1), unique=u) for u in (False, True))
+    assert repeated(raw.test, raw.train).any() and not repeated(distinct.test, distinct.train).any()
 
 
 def test_split_is_deterministic_disjoint_and_complete():
@@ -349,16 +361,23 @@ def test_npz_bad_files(tmp_path):
 # ------------------------------------------------------------------ benchmark files
 
 
+def test_unknown_earth_data_are_named(tmp_path):
+    with pytest.raises(DataError, match="volcano, quakes, flood; got 'fires'"):
+        load_earth("fires", tmp_path)
+    with pytest.raises(DataError, match=r"flood\.csv: can't be read"):
+        load_earth("flood", tmp_path)
+
+
 @pytest.mark.parametrize(
-    ("name", "rows", "distinct"), [("volerup", 827, 267), ("quakes_all", 6120, 5447), ("flood", 4875, 4861)]
+    ("name", "rows", "distinct"), [("volcano", 827, 267), ("quakes", 6120, 5447), ("flood", 4875, 4861)]
 )
 def test_earth_files(name, rows, distinct):
-    events = load_csv(shared(f"earth/{name}.csv"), Sphere(2))
+    events = load_earth(name, shared(f"earth/{EARTH_FILES[name]}").parent)
     assert len(events) == rows and events.n_duplicates == rows - distinct
     assert len(events.deduplicated()) == distinct
 
 
 def test_rna_torsions():
-    torsions = load_csv(shared("torsions/rna.tsv"), Torus(7), coordinates="degrees")
-    assert len(torsions) == 9478
+    torsions = load_rna(shared("torsions/rna.tsv"))
+    assert len(torsions) == 9478 and torsions.n_duplicates == 0
     assert torch.allclose(torsions.points[0, 0], torch.tensor(math.radians(-69.168933)))

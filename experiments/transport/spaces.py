@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from manifold_diffusion.data import load_airports, load_csv, split
+from manifold_diffusion.data import EARTH_FILES, PointSet, load_airports, load_earth, load_rna, split
 from manifold_diffusion.heat_kernels import HeatKernelMixture
 from manifold_diffusion.manifolds import SO3, Manifold, Sphere, Torus
 
@@ -58,16 +58,15 @@ class Space:
 def spaces(earth: Path, torsions: Path) -> dict[str, Space]:
     """All data sets; those whose files are absent are left out, with a message."""
     found: dict[str, Space] = {}
-    for name, file in (("volcano", "volerup.csv"), ("quakes", "quakes_all.csv"), ("flood", "flood.csv")):
+    for name, file in EARTH_FILES.items():
         if (earth / file).exists():
-            found[name] = Space(Sphere(2), _file(earth / file, Sphere(2)), 3e-3, 4000)
+            found[name] = Space(Sphere(2), _parts(load_earth(name, earth)), 3e-3, 4000)
         else:
             print(f"{name} is left out: no file {earth / file}; pass --earth FOLDER.")
-    found["airports"] = Space(Sphere(2), lambda seed: _three(load_airports().points, seed), 3e-3, 4000)
+    found["airports"] = Space(Sphere(2), _parts(load_airports()), 3e-3, 4000)
     if torsions.exists():
         # No waves: on 7,584 points in seven dimensions they memorise (held-out NLL -4.6 with 512 of them).
-        angles = _file(torsions, Torus(7), list(range(2, 9)), "degrees")
-        found["rna"] = Space(Torus(7), angles, 4.5e-3, 4000, None, 0, 512, weight_decay=0.1)
+        found["rna"] = Space(Torus(7), _parts(load_rna(torsions)), 4.5e-3, 4000, None, 0, 512, weight_decay=0.1)
     else:
         print(f"rna is left out: no file {torsions}; pass --torsions FILE.")
     found["rotations"] = Space(SO3(), _drawn(_rotations, 10000), 3e-2, 3000, lambda seed: _rotations(seed).log_prob)
@@ -86,13 +85,12 @@ def spaces(earth: Path, torsions: Path) -> dict[str, Space]:
     return found
 
 
-def _file(path: Path, manifold: Manifold, columns: list[int] | None = None, coordinates: str = "auto"):
-    return lambda seed: _three(load_csv(path, manifold, columns, coordinates).points, seed)  # type: ignore[arg-type]
+def _parts(points: PointSet) -> Callable[[int], tuple[Tensor, Tensor, Tensor]]:
+    def parts(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        part = split(points, seed=seed)
+        return part.train, part.val, part.test
 
-
-def _three(points: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    parts = split(points, seed=seed)
-    return parts.train, parts.val, parts.test
+    return parts
 
 
 def _drawn(law: Callable, n: int):

@@ -12,7 +12,7 @@ from torch import Tensor
 from .._errors import ConfigError, DataError
 from ..manifolds import Manifold
 
-__all__ = ["PointSet", "Split", "deduplicate", "split"]
+__all__ = ["PointSet", "Split", "deduplicate", "repeated", "split"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,12 +105,39 @@ def deduplicate(points: Tensor) -> tuple[Tensor, Tensor]:
     """
     if len(points) == 0:
         return points, torch.zeros(0, dtype=torch.long, device=points.device)
-    rows = points.reshape(len(points), -1) + 0.0  # -0.0 becomes 0.0: the same number, but other bytes
-    _, inverse, counts = torch.unique(rows, dim=0, return_inverse=True, return_counts=True)
-    index = torch.arange(len(rows), device=points.device)
-    first = torch.full_like(counts, len(rows)).scatter_reduce(0, inverse, index, "amin")
+    inverse, counts = _places(points)
+    index = torch.arange(len(points), device=points.device)
+    first = torch.full_like(counts, len(points)).scatter_reduce(0, inverse, index, "amin")
     order = first.argsort()
     return points[first[order]], counts[order]
+
+
+def repeated(points: Tensor, others: Tensor) -> Tensor:
+    """Which points stand among others too, exactly: test points that a model may have learned by heart.
+
+    Args:
+        points: ``(n, *point_shape)``.
+        others: ``(m, *point_shape)``.
+
+    Returns:
+        ``(n,)`` bool.
+
+    Example:
+        >>> import torch
+        >>> repeated(torch.tensor([[2.0], [1.0], [2.0]]), torch.tensor([[3.0], [2.0]]))
+        tensor([ True, False,  True])
+    """
+    if len(points) == 0 or len(others) == 0:
+        return torch.zeros(len(points), dtype=torch.bool, device=points.device)
+    place, _ = _places(torch.cat([points, others]))
+    return torch.isin(place[: len(points)], place[len(points) :])
+
+
+def _places(points: Tensor) -> tuple[Tensor, Tensor]:
+    """The number of each point's place, the same for equal points, and how often each place occurs."""
+    rows = points.reshape(len(points), -1) + 0.0  # -0.0 becomes 0.0: the same number, but other bytes
+    _, inverse, counts = torch.unique(rows, dim=0, return_inverse=True, return_counts=True)
+    return inverse, counts
 
 
 def split(

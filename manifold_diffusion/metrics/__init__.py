@@ -1,7 +1,7 @@
 """Layer 3: how good a model is: likelihood with its error, two-sample tests, kernel densities to beat, n-grams."""
 
 from .classifier import C2STResult, c2st
-from .density_mixture import Density, DensityMixture
+from .density_mixture import Density, DensityMixture, stacked_weights
 from .estimate import Estimate, nll
 from .grams import ChordalGaussian, Energy, GeodesicGaussian, Gram, HeatGram
 from .kernel_density import AdaptiveKernelDensity, KernelDensity, KernelMixture
@@ -47,5 +47,6 @@ __all__ = [
     "mmd_published",
     "nll",
     "real_vs_real_floor",
+    "stacked_weights",
     "unigram_entropy",
 ]

@@ -1,7 +1,6 @@
 """Kernel densities with heat kernels: what any model of the same data has to beat, and exact oracles for tests.
 
-All three are mixtures of heat kernels around the training points, so that their noised densities, scores and samples
-are exact at every Brownian time.
+All three are mixtures of heat kernels: their noised densities, scores and samples are exact at every Brownian time.
 """
 
 from __future__ import annotations
@@ -76,15 +75,14 @@ class KernelDensity(HeatKernelDensity):
         manifold: the manifold.
         centres: training points.
         bandwidth: root of the Brownian time, in units of the manifold's distance.
-        val_nll: negative log-likelihood of the validation points.
+        val_nll: negative log-likelihood of the validation points, or by leave-one-out.
 
     Example:
         >>> import torch
         >>> from manifold_diffusion.manifolds import Sphere
         >>> M, g = Sphere(2), torch.Generator().manual_seed(0)
         >>> train, val = M.random_uniform(200, generator=g), M.random_uniform(100, generator=g)
-        >>> density = KernelDensity.fit(M, train, val)
-        >>> density.log_prob(val).shape
+        >>> KernelDensity.fit(M, train, val).log_prob(val).shape
         torch.Size([100])
     """
 
@@ -95,38 +93,51 @@ class KernelDensity(HeatKernelDensity):
 
     @classmethod
     def fit(
-        cls, manifold: Manifold, train: Tensor, val: Tensor, bandwidths: Sequence[float] = BANDWIDTHS
+        cls, manifold: Manifold, train: Tensor, val: Tensor | None = None, bandwidths: Sequence[float] = BANDWIDTHS
     ) -> KernelDensity:
-        """Choose the bandwidth on validation points, to about 1 %.
+        """Choose the bandwidth on validation points, or without them by leave-one-out, to about 1 %.
 
         The best of a grid on at most 500 of the points, continued upwards while its largest is best; then, on all
         points, the best of two ever finer grids around it, and the minimum of a parabola through the last three.
-        """
-        _check_data(manifold, train, val)
 
-        def losses(bandwidths: Sequence[float], points: Tensor) -> list[float]:
-            return (-log_density_grid(manifold, points, train, [h * h for h in bandwidths]).mean(0)).tolist()
+        Args:
+            manifold: the manifold.
+            train: training points, the centres.
+            val: validation points; None to score each of the training points (evenly spaced 1000 of them, if there are
+                more) under the density of the others. A second copy is one of those: repeats ask for a bandwidth of 0.
+            bandwidths: the grid; its smallest is the floor of the choice.
+        """
+        own = torch.arange(0, len(train), max(1, -(-len(train) // 1000)), device=train.device)
+        x, own = (train[own], own) if val is None else (val, None)
+        _check_data(manifold, train, x)
+
+        def log_probs(bandwidths: Sequence[float], step: int = 1) -> Tensor:
+            taus = [h * h for h in bandwidths]
+            return log_density_grid(manifold, x[::step], train, taus, None if own is None else own[::step])
+
+        def losses(bandwidths: Sequence[float], step: int = 1) -> list[float]:
+            return (-log_probs(bandwidths, step).mean(0)).tolist()
 
         grid = sorted(_check_bandwidths(bandwidths))
         ratio = (grid[-1] / grid[0]) ** (1 / max(len(grid) - 1, 1)) if len(grid) > 1 else 2.0
-        some = val[:: -(-len(val) // 500)]
+        some = -(-len(x) // 500)
         coarse = losses(grid, some)
-        while coarse[-1] == min(coarse) and len(grid) < 100:
+        while coarse[-1] < min([*coarse[:-1], math.inf]) - 1e-6 and len(grid) < 100:
             grid.append(grid[-1] * max(ratio, 1.5))
             coarse += losses(grid[-1:], some)
         best = grid[coarse.index(min(coarse))]
         near, fine = [best], [math.inf]
         for _ in range(2):
-            near = [best * ratio ** (j / 4) for j in range(-4, 5)]
-            fine = losses(near, val)
+            near = [max(best * ratio ** (j / 4), grid[0]) for j in range(-4, 5)]
+            fine = losses(near)
             best, ratio = near[fine.index(min(fine))], ratio**0.25
         i = min(max(fine.index(min(fine)), 1), len(near) - 2)
         bend = fine[i - 1] - 2 * fine[i] + fine[i + 1]
         if bend > 0:
             shift = (fine[i - 1] - fine[i + 1]) / (2 * bend)
-            top = near[i] * ratio ** min(max(shift, -1.0), 1.0)
-            best = top if losses([top], val)[0] <= min(fine) else best
-        return cls(manifold, train, best, nll(log_density_grid(manifold, val, train, [best * best])[:, 0]))
+            top = max(near[i] * ratio ** min(max(shift, -1.0), 1.0), grid[0])
+            best = top if losses([top])[0] <= min(fine) else best
+        return cls(manifold, train, best, nll(log_probs([best])[:, 0]))
 
     def _log_prob(self, x: Tensor, tau: float) -> Tensor:
         return log_density_grid(self.manifold, x, self.centres, [self.bandwidth**2 + tau])[:, 0]

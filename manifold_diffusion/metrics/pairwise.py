@@ -15,7 +15,7 @@ from functools import lru_cache, singledispatch
 import torch
 from torch import Tensor
 
-from .._errors import NumericsError
+from .._errors import DataError, NumericsError
 from ..heat_kernels import heat_kernel
 from ..manifolds import SO3, Manifold, Sphere
 
@@ -128,7 +128,9 @@ def heat_density(manifold: Manifold, x: Tensor, y: Tensor, taus: Sequence[float]
 # ---------------------------------------------------------------------- sums over centres
 
 
-def log_density_grid(manifold: Manifold, x: Tensor, centres: Tensor, taus: Sequence[float]) -> Tensor:
+def log_density_grid(
+    manifold: Manifold, x: Tensor, centres: Tensor, taus: Sequence[float], own: Tensor | None = None
+) -> Tensor:
     r"""Log kernel densities :math:`\log\frac1m \sum_k K(x_i, c_k, \tau_j)` of several bandwidths.
 
     Float64, ``(n, len(taus))``; a density below ``exp(-700)`` may come out as that.
@@ -138,9 +140,11 @@ def log_density_grid(manifold: Manifold, x: Tensor, centres: Tensor, taus: Seque
         x: points, ``(n, *point_shape)``.
         centres: ``(m, *point_shape)``.
         taus: Brownian times.
+        own: index of a centre that each point leaves out, ``(n,)``, the others being m - 1; default none.
     """
     if not _half_chord(manifold):
-        return torch.stack([log_density(manifold, x, centres, tau) for tau in taus], 1)
+        return torch.stack([log_density(manifold, x, centres, tau, own=own) for tau in taus], 1)
+    n_seen = _summed(centres, own)
     e, f = (manifold.embed(_double(manifold, points)) for points in (x, centres))
     order = sorted(range(len(taus)), key=lambda j: -taus[j])
     wide = [j for j in order if taus[j] >= _WIDE_TAU]
@@ -149,10 +153,14 @@ def log_density_grid(manifold: Manifold, x: Tensor, centres: Tensor, taus: Seque
     out = e.new_empty(len(x), len(taus))
     for rows in blocks(len(x), len(centres)):
         s = squared_chord(e[rows], f)
+        left_out = _left_out(own, rows)
         for j in wide:
-            out[rows, j] = _density(tables[j], s).sum(1).clamp_min(1e-304).log()
+            density = _density(tables[j], s)
+            density[left_out] = 0.0
+            out[rows, j] = density.sum(1).clamp_min(1e-304).log()
         if not narrow:
             continue
+        s[left_out] = math.inf
         nearest = s.amin(1)
         near = s <= (nearest + 2 * taus[narrow[0]] * _margin(manifold)).unsqueeze(1)
         s, row = s[near], near.nonzero()[:, 0]
@@ -161,7 +169,7 @@ def log_density_grid(manifold: Manifold, x: Tensor, centres: Tensor, taus: Seque
             keep = (excess <= 2 * taus[j] * _margin(manifold)).nonzero()[:, 0]
             s, row, excess = s.take(keep), row.take(keep), excess.take(keep)
             out[rows, j] = _logsumexp(_log_density(tables[j], s, taus[j]), row, len(nearest))
-    return _finite(out - math.log(len(centres)))
+    return _finite(out - math.log(n_seen))
 
 
 def log_density(
@@ -171,6 +179,7 @@ def log_density(
     tau: Tensor | float,
     log_weights: Tensor | None = None,
     log_floor: float | None = None,
+    own: Tensor | None = None,
 ) -> Tensor:
     r"""Log of a mixture of heat kernels, :math:`\log\big(e^{f} + \sum_k w_k K(x_i, c_k, \tau_k)\big)`, ``(n,)``.
 
@@ -179,17 +188,19 @@ def log_density(
         x: points, ``(n, *point_shape)``.
         centres: ``(m, *point_shape)``.
         tau: Brownian time, one for all or ``(m,)``.
-        log_weights: ``(m,)``; default ``-log m``.
+        log_weights: ``(m,)``; default ``-log m``, or ``-log(m - 1)`` with ``own``.
         log_floor: log density f of a constant part, such as a uniform component; None for none.
+        own: index of a centre that each point leaves out, ``(n,)``; default none.
 
     Raises:
+        DataError: one centre, to be left out.
         NumericsError: a result that is not finite.
     """
     centres = centres.to(x)  # the exact kernel is evaluated in the dtype of x, the bound in float64
     e, f = (manifold.embed(_double(manifold, points)) for points in (x, centres))
     kernel, m = heat_kernel(manifold), len(centres)
     taus = torch.as_tensor(tau, dtype=torch.float64, device=x.device).expand(m)
-    log_w = torch.full_like(taus, -math.log(m)) if log_weights is None else log_weights.double()
+    log_w = torch.full_like(taus, -math.log(_summed(centres, own))) if log_weights is None else log_weights.double()
     # The leading order of w_k K is exp(b_k - distance^2 / (2 tau_k)); the volume factor that it lacks is what the
     # margin holds 2 n spare for.
     b = log_w - manifold.dim / 2 * (2 * math.pi * taus).log()
@@ -197,6 +208,7 @@ def log_density(
     out = []
     for rows in blocks(len(x), m):
         s = squared_chord(e[rows], f)
+        s[_left_out(own, rows)] = math.inf
         if log_floor is not None:
             keep = s <= 2 * taus * (b - log_floor + margin)
         else:
@@ -214,6 +226,19 @@ def log_density(
         out.append(_logsumexp(torch.cat(parts) if parts else s.new_zeros(0), i, len(s)))
     total = torch.cat(out) if out else e.new_zeros(0)
     return _finite(total if log_floor is None else torch.logaddexp(total, torch.full_like(total, log_floor)))
+
+
+def _left_out(own: Tensor | None, rows: slice) -> tuple[Tensor, Tensor]:
+    """Where, in a block of pairs, the centres stand that their points leave out."""
+    centre = torch.zeros(0, dtype=torch.long) if own is None else own[rows]
+    return torch.arange(len(centre), device=centre.device), centre
+
+
+def _summed(centres: Tensor, own: Tensor | None) -> int:
+    """Number of centres that each point sees."""
+    if own is not None and len(centres) < 2:
+        raise DataError("One point leaves no other for leave-one-out. Pass validation points.")
+    return len(centres) - (own is not None)
 
 
 def _margin(manifold: Manifold) -> float:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from .._errors import CapabilityError, ConfigError, DataError
 from ..heat_kernels import Evaluator, NoisedData
 from ..manifolds import Manifold
+from ..metrics import KernelDensity
 from ..objectives import DenoisingScoreMatching
-from ..processes import BrownianMotion, Langevin, NoiseProcess, ProductProcess, default_process
+from ..processes import BrownianMotion, Langevin, NoiseProcess, ProductProcess, default_process, default_schedule
 from ..solvers import LearnedMultistep, Solver, StepController
 from .base import GenerativeModel
 
@@ -173,8 +174,9 @@ class AnalyticDiffusion(GenerativeModel):
     .. math:: p_t(x) = \sum_i w_i\, p_{\tau(t)}(x \mid x_i)
 
     It has the interface of a trained model. At t = 0 its law is that of the points noised by ``tau_min`` of the
-    schedule, which is all the smoothing there is: as ``tau_min`` goes to zero it returns its data. It is an oracle for
-    everything that is learned, a baseline that memorises, and a base for guidance.
+    schedule, which is all the smoothing there is: as ``tau_min`` goes to zero it returns its data;
+    :meth:`cross_validated` chooses it. It is an oracle for everything that is learned, a baseline that memorises, and a
+    base for guidance.
 
     Args:
         manifold: where the data live; needs a heat kernel.
@@ -233,6 +235,46 @@ class AnalyticDiffusion(GenerativeModel):
             generator = torch.Generator(device=network.points.device).manual_seed(0)
             process.fit_prior(network.points, generator)
 
+    @classmethod
+    def cross_validated(
+        cls, manifold: Manifold, data: Tensor, val: Tensor | None = None, **options: Any
+    ) -> AnalyticDiffusion:
+        r"""The model of Brownian motion that stops at the noise level at which held-out points are likeliest.
+
+        Without validation points each point, or an even choice of 1000, is scored under the model of the others, which
+        is exact leave-one-out:
+
+        .. math:: \tau_{\min} = \arg\max_\tau \sum_i \log \frac1{n - 1} \sum_{j \ne i} p_\tau(x_i \mid x_j)
+
+        Args:
+            manifold: where the data live; needs a heat kernel.
+            data: points ``(n, *point_shape)``.
+            val: validation points, to be scored instead.
+            options: ``evaluator``, ``rtol`` of the model.
+
+        Returns:
+            The model; :math:`\tau_{\min}` is at least 1e-8, as repeated points would ask for none at all, and at most
+            half of :math:`\tau_{\max}`.
+
+        Raises:
+            DataError: if there is one point, and no validation point.
+
+        Example:
+            >>> import torch
+            >>> from manifold_diffusion import AnalyticDiffusion
+            >>> from manifold_diffusion.manifolds import Sphere
+            >>> M, noise = Sphere(2), torch.randn(150, 3, generator=torch.Generator().manual_seed(0))
+            >>> points = M.project(torch.eye(3).repeat(50, 1) + 0.1 * noise)  # three clusters
+            >>> model = AnalyticDiffusion.cross_validated(M, points)
+            >>> round(model.process.schedule.tau_min ** 0.5, 2)  # standard deviation of the noise, in radians
+            0.06
+        """
+        if not isinstance(manifold, Manifold):
+            raise ConfigError(f"manifold must be a Manifold such as Sphere(2); got {manifold!r}.")
+        tau_min = KernelDensity.fit(manifold, data, val).bandwidth ** 2
+        schedule = default_schedule(manifold, min(tau_min, default_schedule(manifold).tau_max / 2))
+        return cls(manifold, data, BrownianMotion(manifold, schedule, n_centres=min(len(data), 4096)), **options)
+
     @property
     def data(self) -> int:
         """Number of points."""
@@ -245,8 +287,8 @@ class AnalyticDiffusion(GenerativeModel):
             CapabilityError: always.
         """
         raise CapabilityError(
-            "AnalyticDiffusion is exact as it is and has nothing to train. Use add and remove to change its points, or "
-            "RiemannianDiffusion for a network."
+            "AnalyticDiffusion is exact as it is and has nothing to train. Use add and remove to change its points, "
+            "AnalyticDiffusion.cross_validated to choose its smoothing, or RiemannianDiffusion for a network."
         )
 
     def add(self, points: Tensor, weights: Tensor | None = None) -> None:

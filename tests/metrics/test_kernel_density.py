@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from manifold_diffusion._errors import ConfigError, ManifoldError
+from manifold_diffusion._errors import ConfigError, DataError, ManifoldError
 from manifold_diffusion.data import load_airports, split
+from manifold_diffusion.heat_kernels import heat_kernel
 from manifold_diffusion.manifolds import SO3, Euclidean, Hyperboloid, Product, Sphere, Torus
 from manifold_diffusion.metrics import AdaptiveKernelDensity, Estimate, KernelDensity, KernelMixture, nll
 from manifold_diffusion.metrics.kernel_density import em_weights
+from manifold_diffusion.metrics.pairwise import log_density_grid
 
 from .points import S2, cloud, generator
 
@@ -168,3 +170,48 @@ def test_baselines_on_airports():
     assert 0.19 < test[KernelMixture] < 0.36
     assert test[KernelMixture] < test[KernelDensity] < 0.45
     assert (scores[AdaptiveKernelDensity].k, scores[AdaptiveKernelDensity].factor) == (10, 0.5)
+
+
+# ---------------------------------------------------------------------- leave-one-out
+
+
+def without(x: torch.Tensor, i: int) -> torch.Tensor:
+    return torch.cat([x[:i], x[i + 1 :]])
+
+
+@pytest.mark.parametrize("manifold", [S2, Torus(2), Euclidean(2)], ids=repr)
+def test_leave_one_out_against_densities_of_the_others(manifold):
+    x, taus = cloud(manifold, 40, 3, 0.4), [0.001, 0.2]  # a narrow and a wide table
+    x[1] = x[0]  # a second copy is one of the others
+    got = log_density_grid(manifold, x, x, taus, torch.arange(40))
+    for i in range(0, 40, 3):
+        one = log_density_grid(manifold, x[i : i + 1], without(x, i), taus)[0]
+        assert torch.allclose(got[i], one, atol=1e-7)
+    some = log_density_grid(manifold, x[::7], x, taus, torch.arange(40)[::7])
+    assert torch.allclose(some, got[::7], atol=1e-7)
+    full = log_density_grid(manifold, x, x, taus)  # the point itself makes all the difference
+    assert float((full - got)[2:, 0].min()) > 0.3
+
+
+def test_leave_one_out_chooses_the_best_bandwidth():
+    M, train = Euclidean(2), cloud(Euclidean(2), 200, 0, 0.3)
+    density = KernelDensity.fit(M, train)
+
+    def loss(h: float) -> float:
+        matrix = heat_kernel(M).log_prob(train.unsqueeze(1), train, torch.tensor(h * h, dtype=train.dtype))
+        others = matrix.fill_diagonal_(-math.inf)
+        return math.log(199) - float(torch.logsumexp(others, 1).mean())
+
+    best = loss(density.bandwidth)
+    assert density.val_nll.value == pytest.approx(best, abs=1e-8)
+    assert all(loss(density.bandwidth * factor) > best for factor in (0.5, 0.9, 1.1, 2.0))
+    fresh = KernelDensity.fit(M, train, cloud(M, 1000, 1, 0.3))
+    assert 0.7 < density.bandwidth / fresh.bandwidth < 1.4
+
+
+def test_repeats_lead_leave_one_out_to_the_floor():
+    M, train = Euclidean(2), cloud(Euclidean(2), 50, 0, 0.3)
+    assert KernelDensity.fit(M, train.repeat(2, 1)).bandwidth == pytest.approx(1e-4)
+    assert KernelDensity.fit(M, train).bandwidth > 1e-2
+    with pytest.raises(DataError, match="leave-one-out"):
+        KernelDensity.fit(M, train[:1])

@@ -1,0 +1,67 @@
+"""The command of the likelihood tables: measure the rows that are missing, write the tables."""
+
+import argparse
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from experiments.likelihood.methods import LEARNED, METHODS
+from experiments.likelihood.rows import Rows, kinds, write
+from experiments.likelihood.table import SEEDS, Published, fill, markdown
+from manifold_diffusion.data import PointSet
+
+
+def run(
+    script: str,
+    about: str,
+    files: Path,
+    load: Callable[[Path], dict[str, PointSet]],
+    smoke: Callable[[], dict[str, PointSet]],
+    names: Sequence[str],
+    published: Sequence[Published],
+    steps: int,
+) -> None:
+    """Parse the arguments and run.
+
+    Args:
+        script: path of the experiment's script; its README is beside it.
+        about: its help.
+        files: default of ``--files``.
+        load: data sets whose files are there.
+        smoke: small data sets.
+        names: all data sets, in the order of the columns.
+        published: rows of other papers.
+        steps: default of ``--steps``.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="a few points and steps, to see that everything runs")
+    parser.add_argument("--data", nargs="+", choices=names, help="default: all whose files are there")
+    parser.add_argument("--kinds", nargs="+", choices=("raw", "distinct"), default=("raw", "distinct"))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=range(SEEDS), help="of the split and the training")
+    parser.add_argument("--steps", type=int, default=steps, help="optimiser steps of the networks")
+    parser.add_argument("--files", type=Path, default=files, help="where the data are, which we may not ship")
+    parser.add_argument("--out", type=Path, default=Path("runs") / Path(script).parent.name)
+    parser.add_argument("--readme", action="store_true", help="put the tables into the README of the experiment")
+    args = parser.parse_args()
+    for name in (name for name, fit in LEARNED.items() if fit is None):
+        print(f"{name} is left out: LEARNED[{name!r}] of experiments/likelihood/methods.py is None.")
+    if args.smoke:
+        with tempfile.TemporaryDirectory() as folder:
+            rows = Rows(smoke(), Path(folder), steps=2, tolerance=0.1, limit=100)
+            for name in rows.sets:
+                for method in METHODS:
+                    rows.row(name, "distinct", method, 0)
+            print(f"\n{markdown(rows.all(), names, published)}")
+        return
+    rows = Rows(load(args.files), args.out, args.steps)
+    for name in [name for name in args.data or names if name in rows.sets]:
+        for method in args.methods:
+            for kind in (kind for kind in kinds(rows.sets[name]) if kind in args.kinds):
+                for seed in args.seeds:
+                    rows.row(name, kind, method, seed)
+    text = markdown(rows.all(), names, published)
+    write(args.out / "table.md", lambda path: path.write_text(text + "\n"))
+    if args.readme:
+        fill(Path(script).with_name("README.md"), text)
+    print(f"\n{text}")

@@ -1,0 +1,88 @@
+"""The methods of the likelihood tables: kernel densities, closed forms, networks, and mixtures of all these."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from manifold_diffusion import AnalyticDiffusion, metrics
+from manifold_diffusion.manifolds import Manifold, Sphere, Torus
+from manifold_diffusion.metrics import Density
+from manifold_diffusion.models import GenerativeModel, RiemannianDiffusion, RiemannianFlow
+from manifold_diffusion.networks import TangentMLP
+from manifold_diffusion.processes import BrownianMotion, GeodesicFlow, LogPath, default_schedule
+
+Fit = Callable[[Tensor, Tensor, int, Manifold, int, Path], Density]
+"""``(train, val, seed, manifold, steps, folder) -> density``; a checkpoint in the folder is gone on with."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the networks of one manifold look like, the same for diffusion and flow matching.
+
+    Attributes:
+        resolution: length below which the data are blurred: root of tau_min, s_min of the paths.
+        width: of the network.
+        frequencies: random waves.
+        weight_decay: of the optimiser.
+    """
+
+    resolution: float
+    width: int
+    frequencies: int
+    weight_decay: float = 0.0
+
+
+SETTINGS = {Sphere(2): Setting(3e-3, 128, 256), Torus(7): Setting(4.5e-3, 512, 0, 0.1)}
+
+
+def network(train: Tensor, val: Tensor, seed: int, manifold: Manifold, steps: int, folder: Path) -> Density:
+    """Diffusion with the exact heat kernel."""
+    process = BrownianMotion(manifold, default_schedule(manifold, SETTINGS[manifold].resolution ** 2))
+    return _trained(RiemannianDiffusion, process, train, val, seed, steps, folder)
+
+
+def flow(train: Tensor, val: Tensor, seed: int, manifold: Manifold, steps: int, folder: Path) -> Density:
+    """Flow matching along geodesics."""
+    path = GeodesicFlow(manifold, LogPath(SETTINGS[manifold].resolution))
+    return _trained(RiemannianFlow, path, train, val, seed, steps, folder)
+
+
+def _trained(
+    kind: Callable[..., GenerativeModel], process: Any, train: Tensor, val: Tensor, seed: int, steps: int, folder: Path
+) -> Density:
+    setting = SETTINGS[process.manifold]
+    parts = TangentMLP(process, width=setting.width, n_frequencies=setting.frequencies, seed=seed)
+    model = kind(process.manifold, process, parts)
+    options = {"weight_decay": setting.weight_decay, "out_dir": folder, "resume": True, "progress": False}
+    result = model.fit(train, val, max_steps=steps, seed=seed, **options)
+    model.save_pretrained(folder / "model", {"training": f"{result.steps} steps, {result.elapsed:.0f} s"})
+    return model
+
+
+def _closed(fit: Callable[..., Density]) -> Fit:
+    return lambda train, val, seed, manifold, steps, folder: fit(manifold, train, val)
+
+
+CLOSED: dict[str, Fit] = {
+    "kde": _closed(metrics.KernelDensity.fit),
+    "kde-mixture": _closed(metrics.KernelMixture.fit),
+    "adaptive-kde": _closed(metrics.AdaptiveKernelDensity.fit),
+    "closed-form": _closed(lambda manifold, train, val: AnalyticDiffusion.cross_validated(manifold, train)),
+    "tangent": _closed(metrics.TangentKernelMixture.fit),
+}
+
+LEARNED: dict[str, Fit | None] = {"network": network, "hybrid": None, "flow": flow}
+"""None: not there, left out of the table and of mixtures."""
+
+MIXTURES = {"closed-mixture": tuple(CLOSED), "all": (*CLOSED, "network", "hybrid")}
+"""Their members; weights by expectation maximisation on validation points."""
+
+METHODS = (*CLOSED, "closed-mixture", *(name for name, fit in LEARNED.items() if fit is not None), "all")
+
+
+def members(mixture: str) -> list[str]:
+    """Those members of a mixture that are there."""
+    return [name for name in MIXTURES[mixture] if name in METHODS]

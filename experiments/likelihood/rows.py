@@ -1,0 +1,120 @@
+"""One row a file: data set, raw or distinct rows, method, seed; measured once, whatever stops the command."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from experiments.likelihood.methods import CLOSED, LEARNED, MIXTURES, members
+from manifold_diffusion import metrics
+from manifold_diffusion.data import PointSet, repeated, split
+from manifold_diffusion.models import GenerativeModel
+
+
+def kinds(points: PointSet) -> tuple[str, ...]:
+    """Raw and distinct rows; they are the same where none repeats another."""
+    return ("raw", "distinct") if points.n_duplicates else ("distinct",)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of an experiment.
+
+    A row is two files, each written in one step: the log densities of validation and test points, of which mixtures are
+    made, then the facts; a row with facts is complete. What a network learns is in a folder of the same name.
+
+    Attributes:
+        sets: the data, with their repeats, float64.
+        folder: of the files.
+        steps: optimiser steps.
+        tolerance: of the likelihoods along a flow, in nats a step.
+        limit: points of each part that are used.
+    """
+
+    sets: dict[str, PointSet]
+    folder: Path
+    steps: int
+    tolerance: float = 1e-3
+    limit: int = 10**9
+
+    def row(self, data: str, kind: str, method: str, seed: int) -> dict[str, Any]:
+        """The facts of a row, from its file, or measured; those of a mixture's members are measured first."""
+        file = self._file(data, kind, method, seed)
+        if file.exists():
+            return json.loads(file.read_text())
+        points = self.sets[data]
+        parts = split(points, (0.8, 0.1, 0.1), seed=seed, unique=kind == "distinct")
+        train, val, test = (part[: self.limit] for part in (parts.train, parts.val, parts.test))
+        facts: dict[str, Any] = {"data": data, "kind": kind, "method": method, "seed": seed}
+        facts |= {"n_train": len(train), "n_val": len(val), "n_test": len(test)}
+        facts |= {"n_repeated": int(repeated(test, train).sum()), "n_duplicates": points.n_duplicates}
+        if method in MIXTURES:
+            known = members(method)
+            for name in known:
+                self.row(data, kind, name, seed)
+            more, scores = _mixed(known, [torch.load(self._scores(data, kind, name, seed)) for name in known])
+        else:
+            more, scores = self._fitted(points, method, train, val, test, seed, file.with_suffix(""))
+        estimate = metrics.nll(scores["test"])
+        facts |= {**more, "nll": estimate.value, "standard_error": estimate.standard_error}
+        facts["val_nll"] = metrics.nll(scores["val"]).value
+        write(self._scores(data, kind, method, seed), lambda path: torch.save(scores, path))
+        write(file, lambda path: path.write_text(json.dumps(facts)))
+        print(f"{data} {kind}, {method}, seed {seed}: NLL {estimate}", flush=True)
+        return facts
+
+    def all(self) -> list[dict[str, Any]]:
+        """The facts of all rows that are complete."""
+        return [json.loads(file.read_text()) for file in sorted(self.folder.glob("*.json"))]
+
+    def _file(self, data: str, kind: str, method: str, seed: int) -> Path:
+        return self.folder / f"{data}-{kind}-{method}-{seed}.json"
+
+    def _scores(self, data: str, kind: str, method: str, seed: int) -> Path:
+        return self._file(data, kind, method, seed).with_suffix(".pt")
+
+    def _fitted(
+        self, points: PointSet, method: str, train: Tensor, val: Tensor, test: Tensor, seed: int, folder: Path
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        manifold, learned = points.manifold, method in LEARNED
+        fit = LEARNED[method] if learned else CLOSED[method]
+        assert fit is not None
+        if learned:
+            train, val, test = (manifold.project(part.float()) for part in (train, val, test))
+        start = time.perf_counter()
+        model = fit(train, val, seed, manifold, self.steps, folder)
+        fitted, facts = time.perf_counter(), dict[str, Any]()
+        if learned and isinstance(model, GenerativeModel):
+            results = {"val": model.likelihood(val, tolerance=self.tolerance)}
+            results["test"] = model.likelihood(test, tolerance=self.tolerance)
+            scores = {name: result.log_prob.double() for name, result in results.items()}
+            facts["tolerance"], facts["evaluations"] = self.tolerance, results["test"].n_evaluations
+            finer = model.log_prob(test[:100], tolerance=self.tolerance / 10).double()
+            facts["change"] = abs(float((finer - scores["test"][:100]).mean()))
+        else:
+            scores = {"val": model.log_prob(val).double(), "test": model.log_prob(test).double()}
+        facts |= {"steps": self.steps if learned else 0, "fit_s": fitted - start}
+        return {**facts, "score_s": time.perf_counter() - fitted}, scores
+
+
+def _mixed(names: list[str], scores: list[dict[str, Tensor]]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Weights of a mixture, found on validation points, and its log densities."""
+    matrices = {part: torch.stack([score[part] for score in scores], 1) for part in ("val", "test")}
+    weights, _ = metrics.stacked_weights(matrices["val"])
+    log_weights = torch.tensor(weights, dtype=torch.float64).log()
+    facts = {"weights": dict(zip(names, weights, strict=True))}
+    return facts, {part: torch.logsumexp(matrix + log_weights, 1) for part, matrix in matrices.items()}
+
+
+def write(path: Path, save: Callable[[Path], Any]) -> None:
+    """Write a file in one step: whoever looks, or kills, sees all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(path.suffix + ".part")
+    save(draft)
+    os.replace(draft, path)

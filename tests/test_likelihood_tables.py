@@ -1,0 +1,147 @@
+"""The likelihood tables: rows are measured once, mixtures are those of the library, the Markdown is right."""
+
+from __future__ import annotations
+
+import statistics
+
+import pytest
+import torch
+
+from experiments.likelihood import methods
+from experiments.likelihood.rows import Rows, kinds, write
+from experiments.likelihood.table import END, START, TRAP, Published, fill, markdown
+from manifold_diffusion.data import PointSet, split
+from manifold_diffusion.manifolds import Torus
+from manifold_diffusion.metrics import AdaptiveKernelDensity, DensityMixture, KernelMixture, nll
+
+M = Torus(1)
+
+
+def points() -> PointSet:
+    """200 angles, 40 of them twice."""
+    x = M.project(0.5 * torch.randn(200, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    x = torch.cat([x, x[:40]])
+    return PointSet(M, x, n_duplicates=40)
+
+
+@pytest.fixture
+def rows(tmp_path, monkeypatch):
+    """Rows of two kernel densities and their mixture, which count how often they are fitted."""
+    fits = []
+
+    def counted(name, kind):
+        def fit(train, val, seed, manifold, steps, folder):
+            fits.append(name)
+            return kind.fit(manifold, train, val)
+
+        return fit
+
+    closed = {
+        "kde-mixture": counted("kde-mixture", KernelMixture),
+        "tangent": counted("tangent", AdaptiveKernelDensity),
+    }
+    monkeypatch.setattr("experiments.likelihood.rows.CLOSED", closed)
+    monkeypatch.setitem(methods.MIXTURES, "closed-mixture", tuple(closed))
+    return Rows({"angles": points()}, tmp_path, steps=2), fits
+
+
+def test_a_mixture_is_that_of_the_library_and_nothing_is_fitted_twice(rows):
+    rows, fits = rows
+    facts = rows.row("angles", "distinct", "closed-mixture", 3)
+    assert fits == ["kde-mixture", "tangent"]
+    assert rows.row("angles", "distinct", "closed-mixture", 3) == facts
+    single = rows.row("angles", "distinct", "kde-mixture", 3)
+    assert fits == ["kde-mixture", "tangent"] and len(rows.all()) == 3
+
+    part = split(points(), seed=3)
+    members = [kind.fit(M, part.train, part.val) for kind in (KernelMixture, AdaptiveKernelDensity)]
+    mixture = DensityMixture.fit(members, part.val)
+    estimate = nll(mixture.log_prob(part.test))
+    assert facts["nll"] == pytest.approx(estimate.value, abs=1e-9)
+    assert facts["standard_error"] == pytest.approx(estimate.standard_error, abs=1e-9)
+    assert list(facts["weights"].values()) == pytest.approx(mixture.weights, abs=1e-9)
+    assert single["nll"] == pytest.approx(nll(members[0].log_prob(part.test)).value, abs=1e-9)
+    assert (facts["n_train"], facts["n_val"], facts["n_test"], facts["n_repeated"]) == (160, 20, 20, 0)
+
+
+def test_raw_rows_say_how_many_test_points_stand_in_the_training_set(rows):
+    rows, _ = rows
+    facts = rows.row("angles", "raw", "kde-mixture", 0)
+    part = split(points(), seed=0, unique=False)
+    shared = sum(bool((part.train == x).any()) for x in part.test)
+    assert facts["n_repeated"] == shared > 0
+    assert kinds(points()) == ("raw", "distinct") and kinds(points().deduplicated()) == ("raw", "distinct")
+    assert kinds(PointSet(M, points().points[:200])) == ("distinct",)
+
+
+def test_a_killed_command_goes_on_where_it_was_stopped(rows, monkeypatch):
+    rows, fits = rows
+    done = rows.row("angles", "distinct", "kde-mixture", 0)
+    with monkeypatch.context() as patch:  # killed after the scores of the next row, before its facts
+        patch.setattr("experiments.likelihood.rows.json.dumps", lambda facts: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            rows.row("angles", "distinct", "tangent", 0)
+    assert rows.all() == [done]
+    mixture = rows.row("angles", "distinct", "closed-mixture", 0)
+    assert fits == ["kde-mixture", "tangent", "tangent"] and mixture["val_nll"] <= done["val_nll"] + 1e-9
+
+
+def test_a_file_is_whole_or_not_there(tmp_path):
+    file = tmp_path / "new" / "row.json"
+
+    def half(path):
+        path.write_text("{")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(file, half)
+    assert not file.exists()
+    write(file, lambda path: path.write_text("{}"))
+    with pytest.raises(KeyboardInterrupt):
+        write(file, half)
+    assert file.read_text() == "{}" and list(file.parent.glob("*.json")) == [file]
+
+
+def fact(data, kind, method, seed, value, **more):
+    sizes = {"n_train": 80, "n_val": 10, "n_test": 10, "n_repeated": 0 if kind == "distinct" else 7}
+    known = {"data": data, "kind": kind, "method": method, "seed": seed, "nll": value, "n_duplicates": 5}
+    return {**known, **sizes, "fit_s": 2.0, "score_s": 1.0, "steps": 0, **more}
+
+
+def cells(text: str, start: str) -> list[str]:
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {start}")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_markdown():
+    values = [0.1, 0.2, 0.3, 0.4, 0.75]
+    facts = [fact("flood", "raw", "kde", seed, value) for seed, value in enumerate(values)]
+    facts += [fact("flood", "distinct", "network", 0, -1.0, steps=9, tolerance=1e-3, evaluations=50, change=2e-4)]
+    facts += [fact("angles", "distinct", "kde", seed, 2.0 + seed, n_duplicates=0) for seed in (0, 1)]
+    published = [
+        Published("theirs", "source", {"flood": "0.5", "angles": "-3.0"}, " †"),
+        Published("elsewhere", "source", {"quakes": "1.0"}),
+    ]
+    text = markdown(facts, ["flood", "quakes", "angles"], published)
+    assert cells(text, "test NLL") == ["test NLL, nats", "flood raw", "flood distinct", "angles"]
+    kde, network = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:4]]
+    assert kde == ["`kde`", f"0.350 ± {statistics.stdev(values):.3f}", "", "2.500 ± 0.707 (2)"]
+    assert network == ["`network`", "", "-1.000 (1)", ""]
+    assert cells(text, "theirs") == ["theirs (source)", "0.5 †", "", "-3.0 †"]
+    assert "elsewhere" not in text and TRAP in text
+    assert cells(text, "test points") == ["test points that stand in the training set", "70 %", "0 %", "0 %"]
+    assert text.splitlines()[-3].split("|")[1:-1] == [" `network` ", "  ", " 2 + 1 ", "  ", " 9 ", " 50 ", " 0.0002 "]
+    assert "tolerance 0.001 nats" in text
+    assert TRAP not in markdown(facts[-2:], ["angles"], [])
+
+
+def test_the_table_goes_between_its_markers(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"Before.\n\n{START}\n\nold\n\n{END}\n\nAfter.\n")
+    for text in ("first", "| a |\n| --- |"):
+        fill(readme, text)
+        assert readme.read_text() == f"Before.\n\n{START}\n\n{text}\n\n{END}\n\nAfter.\n"
+    readme.write_text("no markers")
+    with pytest.raises(ValueError, match="needs one line"):
+        fill(readme, "text")
+    assert readme.read_text() == "no markers"

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.likelihood.methods import CLOSED, LEARNED, MIXTURES, members
+from experiments.likelihood.methods import CLOSED, LEARNED, MIXTURES, steps_of
 from manifold_diffusion import metrics
 from manifold_diffusion.data import PointSet, repeated, split
 from manifold_diffusion.models import GenerativeModel
@@ -55,7 +55,7 @@ class Rows:
         facts |= {"n_train": len(train), "n_val": len(val), "n_test": len(test)}
         facts |= {"n_repeated": int(repeated(test, train).sum()), "n_duplicates": points.n_duplicates}
         if method in MIXTURES:
-            known = members(method)
+            known = MIXTURES[method]
             for name in known:
                 self.row(data, kind, name, seed)
             more, scores = _mixed(known, [torch.load(self._scores(data, kind, name, seed)) for name in known])
@@ -84,11 +84,11 @@ class Rows:
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         manifold, learned = points.manifold, method in LEARNED
         fit = LEARNED[method] if learned else CLOSED[method]
-        assert fit is not None
         if learned:
             train, val, test = (manifold.project(part.float()) for part in (train, val, test))
         start = time.perf_counter()
-        model = fit(train, val, seed, manifold, self.steps, folder)
+        steps = steps_of(method, self.steps)
+        model = fit(train, val, seed, manifold, steps, folder)
         fitted, facts = time.perf_counter(), dict[str, Any]()
         if learned and isinstance(model, GenerativeModel):
             results = {"val": model.likelihood(val, tolerance=self.tolerance)}
@@ -99,11 +99,11 @@ class Rows:
             facts["change"] = abs(float((finer - scores["test"][:100]).mean()))
         else:
             scores = {"val": model.log_prob(val).double(), "test": model.log_prob(test).double()}
-        facts |= {"steps": self.steps if learned else 0, "fit_s": fitted - start}
+        facts |= {"steps": steps, "fit_s": fitted - start}
         return {**facts, "score_s": time.perf_counter() - fitted}, scores
 
 
-def _mixed(names: list[str], scores: list[dict[str, Tensor]]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _mixed(names: Sequence[str], scores: list[dict[str, Tensor]]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Weights of a mixture, found on validation points, and its log densities."""
     matrices = {part: torch.stack([score[part] for score in scores], 1) for part in ("val", "test")}
     weights, _ = metrics.stacked_weights(matrices["val"])

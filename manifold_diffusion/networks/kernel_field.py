@@ -42,15 +42,15 @@ class LocalKernels:
 
 @dataclass(frozen=True)
 class _Neighbours:
-    """What the perceptron looks at: offsets of the neighbours in the tangent basis at each centre, nearest first."""
+    """The centres and the k nearest others of each, nearest first."""
 
     centres: Tensor  # (n, *point_shape), float64
     basis: Tensor  # (n, dim, *point_shape), float64
-    embedded: Tensor  # (n, e), float64
     index: Tensor  # (n, k)
-    offsets: Tensor  # (n, k, dim), in the dtype of the perceptron
-    places: Tensor  # (n,), equal for repeated points
-    copy: Tensor  # (n,), number of the centre among those of its place
+    offsets: Tensor  # (n, k, dim): where each sees its neighbours, in the dtype of the perceptron
+    seen: Tensor  # (n, k, dim): where its neighbours see it, float64
+    jacobian: Tensor  # (n, k): log determinant of exp there, float64
+    copy: Tensor  # (n,): number of a centre among those of its place
 
 
 class KernelField(nn.Module):
@@ -75,7 +75,7 @@ class KernelField(nn.Module):
         scales: numbers k of neighbours; those above half of the points are dropped.
         components: kernels per point.
         width: of the perceptron.
-        nearest: in training mode, kernels that are summed per point, of the nearest centres (a lower bound).
+        nearest: in training mode, centres whose kernels are summed at each point, the nearest (a lower bound).
         seed: of the initial weights.
 
     Raises:
@@ -134,7 +134,7 @@ class KernelField(nn.Module):
         self.last.weight.data.mul_(0.1)
         self.last.bias.data.copy_(start.reshape(-1))
         self.uniform = nn.Parameter(torch.tensor(-4.6)) if _log_volume(manifold) is not None else None
-        self._seen: tuple[Any, _Neighbours] | None = None
+        self._around: tuple[Any, _Neighbours] | None = None
         self.register_buffer("centres", points)
         self.register_buffer("feature_mean", torch.zeros(n_features))
         self.register_buffer("feature_std", torch.ones(n_features))
@@ -184,16 +184,17 @@ class KernelField(nn.Module):
         """Log density in nats with respect to the Riemannian volume, ``(n,)``; see above for the training mode."""
         if not self.training:
             return self.log_prob(x)
-        near = self._nearest(x)
-        kernels = self.kernels(self._copies(x, near[:, 0]))
-        return self._sum(kernels, x.double(), near).to(x.dtype)
+        row, left_out = self._rows(x)
+        near, seen = self._neighbours.index[row], self._neighbours
+        return self._sum(self.kernels(left_out), seen.seen[row], seen.jacobian[row], near).to(x.dtype)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density under all kernels, ``(n,)``."""
         kernels, parts = self.kernels(), [x.new_zeros(0, dtype=torch.float64)]
         rows = max(1, _PAIRS // (len(self.centres) * self.components * self.manifold.dim))
         for start in range(0, len(x), rows):
-            parts.append(self._sum(kernels, x[start : start + rows].double(), None))
+            v, jacobian = self._geometry(slice(None), x[start : start + rows].double().unsqueeze(1))
+            parts.append(self._sum(kernels, v, jacobian, None))
         return torch.cat(parts).to(x.dtype)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -217,20 +218,31 @@ class KernelField(nn.Module):
     @property
     def _neighbours(self) -> _Neighbours:
         key = (self.centres, self.centres._version)
-        if self._seen is None or self._seen[0][0] is not key[0] or self._seen[0][1] != key[1]:
-            M = self.manifold
+        if self._around is None or self._around[0][0] is not key[0] or self._around[0][1] != key[1]:
+            M, n = self.manifold, len(self.centres)
             c = M.project(self.centres.double())
             basis = M.tangent_basis(c)
-            k = min(len(c) - 1, math.ceil(1.3 * max(self.scales)) + 10)  # a batch takes some of them away
-            index = nearest_others(M, c, k)
+            k = max(self.nearest, math.ceil(1.3 * max(self.scales)) + 10)  # a batch takes some of them away
+            index = nearest_others(M, c, min(k, n - 1))
             offsets = tangent_coordinates(M, c.unsqueeze(1), basis.unsqueeze(1), c[index]).to(self.feature_mean)
-            _, places = torch.unique(self.centres.flatten(1), dim=0, return_inverse=True)
-            order = torch.argsort(places, stable=True)
-            first = torch.searchsorted(places[order], places[order])
-            copy = torch.empty_like(places)
-            copy[order] = torch.arange(len(places), device=places.device) - first
-            self._seen = key, _Neighbours(c, basis, M.embed(c), index, offsets, places, copy)
-        return self._seen[1]
+            place = _places(self.centres)
+            order = torch.argsort(place, stable=True)
+            copy = torch.empty_like(place)
+            copy[order] = torch.arange(n, device=place.device) - torch.searchsorted(place[order], place[order])
+            geometry = self._geometry(index, c.unsqueeze(1), c, basis)
+            self._around = key, _Neighbours(c, basis, index, offsets, *geometry, copy)
+        return self._around[1]
+
+    def _geometry(
+        self, index: Tensor | slice, x: Tensor, c: Tensor | None = None, basis: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Coordinates of points at centres, ``(*batch, dim)``, and the log determinant of exp there, ``(*batch,)``."""
+        M, extra = self.manifold, (1,) * len(self.manifold.point_shape)
+        if c is None or basis is None:
+            c, basis = self._neighbours.centres, self._neighbours.basis
+        c, basis = c[index], basis[index]
+        v = tangent_coordinates(M, c, basis, x)
+        return v, M.log_det_exp(c, (v.reshape(*v.shape, *extra) * basis).sum(-1 - len(extra)))
 
     @torch.no_grad()
     def _look(self, left_out: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -255,42 +267,43 @@ class KernelField(nn.Module):
         return torch.cat(features, 1), means, moments, sizes
 
     @torch.no_grad()
-    def _nearest(self, x: Tensor) -> Tensor:
-        """Indices of the nearest centres, nearest first, in the embedding."""
-        far = torch.cdist(
-            self.manifold.embed(x.double()),
-            self._neighbours.embedded,
-            compute_mode="donot_use_mm_for_euclid_dist",
-        )
-        return far.topk(min(self.nearest, len(self.centres)), largest=False).indices
+    def _rows(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The centre that each point of a batch is, and the mask of all, each place as often as in the batch."""
+        n, copy = len(self.centres), self._neighbours.copy
+        place = _places(torch.cat([self.centres, x.to(self.centres)]))
+        rows = torch.full((int(place.max()) + 1,), -1, dtype=torch.int64, device=x.device)
+        first = (copy == 0).nonzero().squeeze(1)  # which is among those left out
+        rows[place[first]] = first
+        row = rows[place[n:]]
+        if bool((row < 0).any()):
+            raise DataError(
+                f"In training mode KernelField takes points out of its own centres; row {int((row < 0).nonzero()[0])} "
+                "of the batch is none of them. Call eval() for the density of new points."
+            )
+        taken = torch.bincount(place[n:], minlength=len(rows))
+        return row, copy < taken[place[:n]]
 
-    def _copies(self, x: Tensor, near: Tensor) -> Tensor:
-        """Mask of the centres that stand in the batch, each place as often as there."""
-        seen = self._neighbours
-        same = (self.centres[near].flatten(1) == x.flatten(1)).all(1)
-        taken = torch.bincount(seen.places[near[same]], minlength=len(seen.places))
-        return seen.copy < taken[seen.places]
-
-    def _sum(self, kernels: LocalKernels, x: Tensor, near: Tensor | None) -> Tensor:
+    def _sum(self, kernels: LocalKernels, v: Tensor, jacobian: Tensor, near: Tensor | None) -> Tensor:
         """Log of the sum over all kernels, or those at the centres ``near`` ``(rows, m)``; float64 ``(rows,)``."""
-        M, seen = self.manifold, self._neighbours
-        d, extra = M.dim, (1,) * len(M.point_shape)
-        eye = torch.eye(d, dtype=x.dtype, device=x.device).expand_as(kernels.factors)
+        d = self.manifold.dim
+        eye = torch.eye(d, dtype=v.dtype, device=v.device).expand_as(kernels.factors)
         whiten = torch.linalg.solve_triangular(kernels.factors, eye, upper=False)
         shift = (whiten @ kernels.means.unsqueeze(-1)).squeeze(-1)
         height = kernels.log_weights + whiten.diagonal(dim1=-2, dim2=-1).log().sum(-1) - d / 2 * math.log(2 * math.pi)
-        c, basis = (seen.centres, seen.basis) if near is None else (seen.centres[near], seen.basis[near])
-        v = tangent_coordinates(M, c, basis, x.unsqueeze(1))
-        jacobian = M.log_det_exp(c, (v.reshape(*v.shape, *extra) * basis).sum(-1 - len(extra)))
         if near is None:
-            z, height = torch.einsum("ncij,rnj->rnci", whiten, v) - shift, height.expand(len(x), -1, -1)
+            z = torch.einsum("ncij,rnj->rnci", whiten, v) - shift
         else:
             z, height = torch.einsum("rncij,rnj->rnci", whiten[near], v) - shift[near], height[near]
         log_p = (height - 0.5 * z.square().sum(-1) - jacobian.unsqueeze(-1)).flatten(1)
-        volume = _log_volume(M)
+        volume = _log_volume(self.manifold)
         if volume is not None:
             log_p = torch.cat([log_p, (kernels.log_uniform - volume).expand(len(log_p), 1)], 1)
         return torch.logsumexp(log_p, 1)
+
+
+def _places(x: Tensor) -> Tensor:
+    """A number per point ``(n,)``, the same for repeated ones only."""
+    return torch.unique(x.flatten(1), dim=0, return_inverse=True)[1]
 
 
 @singledispatch

@@ -56,7 +56,7 @@ class LearnedKernelDensity(PretrainedModel):
         torch.Size([5])
 
     References:
-        Vincent and Bengio, *Manifold Parzen windows*, 2002; Vincent and Bengio, *Non-local manifold Parzen windows*,
+        Vincent and Bengio, *Manifold Parzen windows*, 2002; Bengio, Larochelle and Vincent, *Non-local manifold Parzen windows*,
         2005 (a network that gives the kernels, in Euclidean space).
     """
 

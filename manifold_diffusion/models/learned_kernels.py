@@ -56,8 +56,8 @@ class LearnedKernelDensity(PretrainedModel):
         torch.Size([5])
 
     References:
-        Vincent and Bengio, *Manifold Parzen windows*, 2002; Bengio, Larochelle and Vincent, *Non-local manifold Parzen windows*,
-        2005 (a network that gives the kernels, in Euclidean space).
+        Vincent and Bengio, *Manifold Parzen windows*, 2002; Bengio, Larochelle and Vincent, *Non-local manifold Parzen
+        windows*, 2005 (a network that gives the kernels, in Euclidean space).
     """
 
     def __init__(

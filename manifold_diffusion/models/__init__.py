@@ -4,6 +4,7 @@ from .analytic import AnalyticDiffusion, AnalyticScore
 from .base import GenerativeModel
 from .bridge import BridgeFit, SchrodingerBridge
 from .diffusion import RiemannianDiffusion
+from .elastic_network import ElasticNetwork
 from .flow import RiemannianFlow
 from .flow_map import FlowMap
 from .language import FlowMapLanguageModel, LanguageFit
@@ -13,6 +14,7 @@ __all__ = [
     "AnalyticDiffusion",
     "AnalyticScore",
     "BridgeFit",
+    "ElasticNetwork",
     "FlowMap",
     "FlowMapLanguageModel",
     "GenerativeModel",

@@ -3,6 +3,7 @@
 from .arrays import load_npz, point_set
 from .backbone import (
     atoms_from_frames,
+    closest_approach,
     count_broken_bonds,
     count_clashes,
     frames_from_atoms,
@@ -19,6 +20,7 @@ from .molecules import ProteinTransition, load_adenylate_kinase, read_backbone
 from .points import PointSet, Split, deduplicate, split
 from .table import load_csv
 from .text import CharacterCodec, load_python_manual
+from .transition import TransitionProfile, frame_rmsd, transition_profile
 
 __all__ = [
     "CharacterCodec",
@@ -30,10 +32,13 @@ __all__ = [
     "ProteinTransition",
     "SinkhornCoupling",
     "Split",
+    "TransitionProfile",
     "atoms_from_frames",
+    "closest_approach",
     "count_broken_bonds",
     "count_clashes",
     "deduplicate",
+    "frame_rmsd",
     "frames_from_atoms",
     "latlon_to_points",
     "load_adenylate_kinase",
@@ -53,5 +58,6 @@ __all__ = [
     "superpose",
     "superposition",
     "tokens_to_points",
+    "transition_profile",
     "transport_plan",
 ]

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from .._errors import ConfigError, DataError
-from ..manifolds import SE3
+from ..manifolds import SE3, SO3
 
 __all__ = [
     "atoms_from_frames",
+    "closest_approach",
     "count_broken_bonds",
     "count_clashes",
     "frames_from_atoms",
@@ -96,7 +97,7 @@ def atoms_from_frames(x: Tensor) -> Tensor:
         tensor([1.4590, 0.0000, 1.5250])
 
     References:
-        Engh and Huber, *Structure quality and target parameters*, 2001, International Tables for Crystallography F, 382.
+        Engh and Huber, *Structure quality and target parameters*, 2001, Int. Tables for Crystallography F, 382.
     """
     _check_shape("x", x, (12,), "points of SE3N")
     r, p = _POSE.split(x)
@@ -109,8 +110,8 @@ def atoms_from_frames(x: Tensor) -> Tensor:
 def superposition(a: Tensor, b: Tensor) -> Tensor:
     r"""The rigid motion g that brings points nearest to others: the least :math:`\sum_i |g \cdot a_i - b_i|^2`.
 
-    The rotation is the nearest one to the covariance (Kabsch): never a reflection. Where the points of a structure are on
-    one line it is one of several.
+    The rotation is the nearest one to the covariance (Kabsch): never a reflection. Where the points of a structure are
+    on one line it is one of several.
 
     Args:
         a: positions to move, ``(*batch, n, 3)``.
@@ -140,10 +141,8 @@ def superposition(a: Tensor, b: Tensor) -> Tensor:
         if not bool(x.isfinite().all()):
             raise DataError(f"{name} has positions that are not finite. Leave those atoms out of both structures.")
     from_, to = a.mean(-2, keepdim=True), b.mean(-2, keepdim=True)
-    covariance = (b - to).mT @ (a - from_)
-    r = _POSE.project(_POSE.join(covariance, to.squeeze(-2)))
-    rotation, centre = _POSE.split(r)
-    return _POSE.join(rotation, centre - (rotation @ from_.mT).squeeze(-1))
+    rotation = SO3().project((b - to).mT @ (a - from_))
+    return _POSE.join(rotation, to.squeeze(-2) - (rotation @ from_.mT).squeeze(-1))
 
 
 def superpose(x: Tensor, target: Tensor) -> Tensor:
@@ -161,11 +160,11 @@ def superpose(x: Tensor, target: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from manifold_diffusion.manifolds import SE3N
-        >>> M = SE3N(9)
-        >>> x = M.exp(M.origin(), M.random_tangent(M.origin(), torch.Generator().manual_seed(0)))
-        >>> moved = SE3().compose(SE3().exp(SE3().origin(), SE3().random_tangent(SE3().origin())), x)
-        >>> bool(M.dist(superpose(moved, x), x) < 1e-4)
+        >>> from manifold_diffusion.manifolds import SE3, SE3N
+        >>> M, generator = SE3N(9), torch.Generator().manual_seed(0)
+        >>> x = M.exp(M.origin(), M.random_tangent(M.origin(), generator))
+        >>> quarter = torch.tensor([0.0, -1, 0, 1, 0, 0, 0, 0, 1, 5, 6, 7])  # a turn and a shift
+        >>> bool(M.dist(superpose(SE3().compose(quarter, x), x), x) < 1e-4)
         True
     """
     _check_shape("x", x, (12,), "points of SE3N")
@@ -217,15 +216,39 @@ def count_clashes(ca: Tensor, below: float = 3.6, apart: int = 3) -> Tensor:
 
         >>> import torch
         >>> chain = torch.arange(6)[:, None] * torch.tensor([3.8, 0.0, 0.0])
-        >>> count_clashes(chain), count_clashes(torch.cat([chain, chain.flip(0) + 1.0]))
+        >>> count_clashes(chain), count_clashes(torch.cat([chain, chain.flip(0) + torch.eye(3)[1]]))
         (tensor(0), tensor(5))
     """
     _check_shape("ca", ca, (3,), "positions of CA")
     if not below > 0 or apart < 1:
         raise ConfigError(f"count_clashes needs below > 0 and apart >= 1; got below={below}, apart={apart}.")
+    return (_distances(ca, apart) < below).sum((-2, -1))
+
+
+def closest_approach(ca: Tensor, apart: int = 3) -> Tensor:
+    """Least distance of two CA atoms that are at least ``apart`` residues from each other along the chain.
+
+    Args:
+        ca: positions of CA, ``(*batch, n, 3)``.
+        apart: nearer neighbours along the chain are not looked at.
+
+    Returns:
+        ``(*batch,)``, infinite where the chain has no such pair.
+
+    Example:
+        >>> import torch
+        >>> closest_approach(torch.arange(6)[:, None] * torch.tensor([3.8, 0.0, 0.0]))
+        tensor(11.4000)
+    """
+    _check_shape("ca", ca, (3,), "positions of CA")
+    return _distances(ca, apart).amin((-2, -1))
+
+
+def _distances(ca: Tensor, apart: int) -> Tensor:
+    """Distances of all pairs, infinite for those that are nearer along the chain, and once for each pair."""
     distance = torch.cdist(ca, ca, compute_mode="donot_use_mm_for_euclid_dist")
     far = torch.ones(ca.shape[-2], ca.shape[-2], dtype=torch.bool, device=ca.device).triu(apart)
-    return ((distance < below) & far).sum((-2, -1))
+    return torch.where(far, distance, torch.inf)
 
 
 def count_broken_bonds(ca: Tensor, tolerance: float = 0.4) -> Tensor:

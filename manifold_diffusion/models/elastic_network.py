@@ -24,8 +24,8 @@ class ElasticNetwork:
         E_s(x) = \frac{k}{2} \sum_{(i, j):\, d_{ij}(x_s) < c} \big(d_{ij}(x) - d_{ij}(x_s)\big)^2
 
     with d the distances of the atoms N, CA and C of the frames (:func:`~manifold_diffusion.data.atoms_from_frames`).
-    Energies are in units of kT. It knows the given structures and nothing else: no sequence, no solvent, no repulsion of
-    atoms that are not joined. Its soft directions are good, its barriers are far too high.
+    Energies are in units of kT. It knows the given structures and nothing else: no sequence, no solvent, no repulsion
+    of atoms that are not joined. Springs don't break: what it is good for are soft directions, not barriers.
 
     Args:
         manifold: ``SE3N(n_residues)``, translations in ångströms.
@@ -45,8 +45,8 @@ class ElasticNetwork:
         >>> p = 3.8 * torch.eye(3)
         >>> x = M.join(torch.eye(3).expand(3, 3, 3), p)
         >>> network = ElasticNetwork(M, x.unsqueeze(0))
-        >>> network.energy(x), network.energy(M.join(torch.eye(3), 2 * p)) > 1
-        (tensor(0.), tensor(True))
+        >>> network.energies(x), network.energy(M.join(torch.eye(3), 2 * p)) > 1
+        (tensor([0.]), tensor(True))
 
     References:
         Zheng, Brooks and Hummer, *Protein conformational transitions explored by mixed elastic network models*, 2007,

@@ -220,8 +220,8 @@ def count_clashes(ca: Tensor, below: float = 3.6, apart: int = 3) -> Tensor:
         (tensor(0), tensor(5))
     """
     _check_shape("ca", ca, (3,), "positions of CA")
-    if not below > 0 or apart < 1:
-        raise ConfigError(f"count_clashes needs below > 0 and apart >= 1; got below={below}, apart={apart}.")
+    if not below > 0:
+        raise ConfigError(f"count_clashes needs below > 0, in ångströms; got {below}.")
     return (_distances(ca, apart) < below).sum((-2, -1))
 
 
@@ -235,6 +235,9 @@ def closest_approach(ca: Tensor, apart: int = 3) -> Tensor:
     Returns:
         ``(*batch,)``, infinite where the chain has no such pair.
 
+    Raises:
+        ConfigError: if ``apart`` is not positive.
+
     Example:
         >>> import torch
         >>> closest_approach(torch.arange(6)[:, None] * torch.tensor([3.8, 0.0, 0.0]))
@@ -246,6 +249,8 @@ def closest_approach(ca: Tensor, apart: int = 3) -> Tensor:
 
 def _distances(ca: Tensor, apart: int) -> Tensor:
     """Distances of all pairs, infinite for those that are nearer along the chain, and once for each pair."""
+    if apart < 1:
+        raise ConfigError(f"A pair of CA atoms is apart >= 1 residues from each other; got apart={apart}.")
     distance = torch.cdist(ca, ca, compute_mode="donot_use_mm_for_euclid_dist")
     far = torch.ones(ca.shape[-2], ca.shape[-2], dtype=torch.bool, device=ca.device).triu(apart)
     return torch.where(far, distance, torch.inf)

@@ -109,7 +109,9 @@ class ElasticNetwork:
             stretch = length - rest.to(x).unsqueeze(-1)
             energies.append(self.stiffness / 2 * stretch.square().sum(0))
             if forces:
-                pull = (-self.stiffness * stretch / length).unsqueeze(-1) * step
+                # Atoms that coincide are at the tip of a cone: zero is one of the subgradients.
+                tension = self.stiffness * stretch / torch.where(length > 0, length, 1.0)
+                pull = -tension.unsqueeze(-1) * step
                 total = torch.zeros_like(rows).index_add_(0, i, pull).index_add_(0, j, -pull)
                 pulls.append(total.movedim(0, 1).unflatten(1, (-1, 3)))
         energy = torch.stack(energies, -1).reshape(*batch, len(self.states))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -22,6 +22,8 @@ __all__ = ["Panel", "plot_panels"]
 
 _WIDTH, _HEIGHT = 4.2, 3.3
 """Of one panel, labels included, in inches."""
+
+_GREYS = ("#3c3c3c", "#a0a0a0")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +52,7 @@ def plot_panels(
     title: str | None = None,
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """Draw curves in panels side by side, two in a line; a name has the same colour in all of them.
+    """Draw curves in panels side by side, two in a line; a name has the same colour in all of them, and dots are grey.
 
     Args:
         panels: what to draw.
@@ -81,10 +83,11 @@ def plot_panels(
                     f"The curve {name} of {panel.y_label!r} must have finite coordinates of shape (n,) both; got "
                     f"{tuple(x.shape)} and {tuple(y.shape)}."
                 )
-    colours = {name: COLOURS[k % len(COLOURS)] for k, name in enumerate(names)}
+    colours = {name: COLOURS[k % len(COLOURS)] for k, name in enumerate(n for n in names if n not in dots)}
+    colours |= {name: _GREYS[k % len(_GREYS)] for k, name in enumerate(n for n in names if n in dots)}
     columns = min(2, len(panels))
     lines = -(-len(panels) // columns)
-    top = 0.42 + (0.34 if title else 0)  # the legend, and the heading above it
+    top = 0.24 + (0.34 if title else 0)  # the legend, and the heading above it
     width, height = columns * _WIDTH, lines * _HEIGHT + top
     figure = new_figure(width, height)
     handles = {}
@@ -93,8 +96,9 @@ def plot_panels(
         ax = figure.add_axes((left / width, bottom / height, (_WIDTH - 0.86) / width, (_HEIGHT - 0.72) / height))
         for name, (x, y) in panel.curves.items():
             at = tuple(np.asarray(a.detach().cpu().double()) for a in (x, y))
-            look = {"ls": "", "marker": "o", "ms": 3, "mew": 0, "alpha": 0.75} if name in dots else {"lw": 1.7}
-            drawn = ax.plot(*at, color=colours[name], label=name, zorder=2 if name in dots else 3, **look)
+            dotted = {"ls": "", "marker": "o", "ms": 3, "mew": 0, "alpha": 0.75, "zorder": 2}
+            look: dict[str, Any] = dotted if name in dots else {"lw": 1.7, "zorder": 3}
+            drawn = ax.plot(*at, color=colours[name], label=name, **look)
             handles.setdefault(name, drawn[0])
         if panel.level is not None:
             ax.axhline(panel.level, color="#555555", lw=1.0, ls="--", zorder=1)
@@ -104,7 +108,7 @@ def plot_panels(
         ax.grid(color=LINE, lw=0.4, alpha=0.4)
         ax.set_xlabel(panel.x_label, fontsize=FONT["label"])
         ax.set_ylabel(panel.y_label, fontsize=FONT["label"])
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, 1 - (top - 0.38) / height), "ncols": len(handles)}
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, 1 - (top - 0.22) / height), "ncols": len(handles)}
     figure.legend(
         handles.values(),
         handles.keys(),

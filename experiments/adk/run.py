@@ -31,13 +31,11 @@ def main() -> None:
     protein = load_adenylate_kinase()
     M, n_nodes, most = protein.manifold, *((8, 20) if args.smoke else (40, 1000))
     middle = M.geodesic(protein.first, superpose(protein.last, protein.first), protein.first.new_tensor(0.5))
-    frames = [superpose(x, middle).float() for x in (protein.first, protein.last, *protein.recordings)]
-    opened, closed, first_run, second_run = frames
+    frames = (protein.first, protein.last, *protein.recordings)
+    opened, closed, first_run, second_run = (superpose(x, middle).float() for x in frames)
     ends, seen, held_out = torch.stack([opened, closed]), first_run[::2], first_run[1::2]
-
-    def scaled(x: torch.Tensor, factor: float) -> torch.Tensor:
-        return M.join(M.split(x)[0], factor * M.split(x)[1])
-
+    between = M.geodesic(seen[:-1], seen[1:], seen.new_full((len(seen) - 1,), 0.5))
+    scaled = lambda x, factor: M.join(M.split(x)[0], factor * M.split(x)[1])  # noqa: E731
     model = AnalyticDiffusion(M, scaled(seen, 1 / args.unit), BrownianMotion(M, LogSchedule(args.tau, 25 * args.tau)))
     network = ElasticNetwork(M, ends, cutoff=6.0, mixing=20.0)
     strings = {  # score, unit of length, step, iterations at most
@@ -45,7 +43,8 @@ def main() -> None:
         "elastic network": (lambda t, x: network.score(x), 1.0, 0.025, 1000),
         "closed-form diffusion": (lambda t, x: model.score(x, t), args.unit, args.tau, 100),
     }
-    paths = {"first recording": seen, "second recording": second_run}
+    joined = torch.stack([seen[:-1], between], 1).flatten(0, 1)  # the frames seen and the middles between them
+    paths = {"first recording": joined, "second recording": second_run}
     print("| string | s | iterations | last move | spacing |\n" + "| --- " * 5 + "|")
     for name, (score, unit, step, iterations) in strings.items():
         start, string = time.perf_counter(), DiffusionString(M, score=score, solver=GeodesicEuler())

@@ -77,9 +77,9 @@ def load_adenylate_kinase() -> ProteinTransition:
         ConfigError: if MDAnalysis or MDAnalysisTests is missing (``pip install 'manifold-diffusion[molecules]'``).
 
     References:
-        Beckstein, Denning, Perilla and Woolf, *Zipping and unzipping of adenylate kinase: atomistic insights into the
-        ensemble of open-closed transitions*, 2009, J. Mol. Biol. 394, 160; Gowers et al., *MDAnalysis: a Python package
-        for the rapid analysis of molecular dynamics simulations*, 2016, Proc. SciPy 15, 98.
+        Beckstein, Denning, Perilla and Woolf, *Zipping and unzipping of adenylate kinase*, 2009, J. Mol. Biol. 394, 160
+        (first recording); Seyler, Kumar, Thorpe and Beckstein, *Path similarity analysis*, 2015, PLoS Comput. Biol. 11,
+        e1004568 (second recording); Gowers et al., *MDAnalysis*, 2016, Proc. 15th Python in Science Conf., 98.
     """
     try:
         library, files = import_module("MDAnalysis"), import_module("MDAnalysisTests.datafiles")

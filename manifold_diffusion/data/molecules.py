@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -82,7 +81,8 @@ def load_adenylate_kinase() -> ProteinTransition:
         e1004568 (second recording); Gowers et al., *MDAnalysis*, 2016, Proc. 15th Python in Science Conf., 98.
     """
     try:
-        library, files = import_module("MDAnalysis"), import_module("MDAnalysisTests.datafiles")
+        import MDAnalysis as library  # pyright: ignore[reportMissingImports]
+        from MDAnalysisTests import datafiles as files  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ConfigError(
             f"load_adenylate_kinase needs MDAnalysis and its test data: {error}. Install them: pip install "

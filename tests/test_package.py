@@ -18,7 +18,13 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 HEAVY = ("pytorch_lightning", "lightning", "geomstats", "matplotlib", "scipy", "sklearn", "jsonargparse", "tensorboard")
 
 # Where the name to import is not the name to install with "-" for "_".
-DISTRIBUTIONS = {"ot": "pot", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+DISTRIBUTIONS = {
+    "MDAnalysis": "mdanalysis",
+    "MDAnalysisTests": "mdanalysistests",
+    "ot": "pot",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
 
 
 def _python(code: str) -> str:

@@ -4,6 +4,7 @@ from .analytic import AnalyticDiffusion, AnalyticScore
 from .base import GenerativeModel
 from .bridge import BridgeFit, SchrodingerBridge
 from .diffusion import RiemannianDiffusion
+from .elastic_network import ElasticNetwork
 from .flow import RiemannianFlow
 from .flow_map import FlowMap
 from .language import FlowMapLanguageModel, LanguageFit
@@ -14,6 +15,7 @@ __all__ = [
     "AnalyticDiffusion",
     "AnalyticScore",
     "BridgeFit",
+    "ElasticNetwork",
     "FlowMap",
     "FlowMapLanguageModel",
     "GenerativeModel",

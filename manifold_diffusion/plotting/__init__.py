@@ -8,6 +8,7 @@ from .curves import plot_training, plot_trajectory
 from .figure import compare, plot
 from .layout import save_figure
 from .maps import Mollweide, Plane, PoincareDisk, Ramachandran, RotationMap
+from .panels import Panel, plot_panels
 from .registry import views
 from .scene import Grid, Scene
 from .strings import plot_strings
@@ -21,6 +22,7 @@ __all__ = [
     "Histogram",
     "Map",
     "Mollweide",
+    "Panel",
     "Plane",
     "PoincareDisk",
     "Ramachandran",
@@ -29,6 +31,7 @@ __all__ = [
     "Ternary",
     "compare",
     "plot",
+    "plot_panels",
     "plot_strings",
     "plot_training",
     "plot_trajectory",

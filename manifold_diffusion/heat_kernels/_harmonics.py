@@ -6,6 +6,7 @@ from functools import singledispatch
 
 from .._errors import CapabilityError
 from ..manifolds import SO3, Manifold, Sphere, Torus
+from ._hypersphere_harmonics import HypersphereHarmonics
 from ._quaternion_harmonics import RotationHarmonics, ThreeSphereHarmonics
 from ._spectral import Harmonics
 from ._sphere_harmonics import SphereHarmonics
@@ -22,8 +23,8 @@ def harmonics(manifold: Manifold) -> Harmonics:
         CapabilityError: where they are not written here.
     """
     raise CapabilityError(
-        f"The eigenfunctions of {manifold} are not written here. Manifolds whose eigenfunctions are: Sphere(2), "
-        "Sphere(3), Torus(1) to Torus(3), SO3. Use evaluator='full', or 'golden' for small times."
+        f"The eigenfunctions of {manifold} are not written here. Manifolds whose eigenfunctions are: spheres, "
+        "Torus(1) to Torus(10), SO3. Use evaluator='full', or 'golden' for small times."
     )
 
 
@@ -31,7 +32,7 @@ def harmonics(manifold: Manifold) -> Harmonics:
 def _(manifold: Sphere) -> Harmonics:
     if manifold.n == 2:
         return SphereHarmonics(manifold)
-    return ThreeSphereHarmonics() if manifold.n == 3 else harmonics.dispatch(Manifold)(manifold)
+    return ThreeSphereHarmonics() if manifold.n == 3 else HypersphereHarmonics(manifold)
 
 
 @harmonics.register
@@ -41,4 +42,4 @@ def _(manifold: SO3) -> Harmonics:
 
 @harmonics.register
 def _(manifold: Torus) -> Harmonics:
-    return TorusHarmonics(manifold) if manifold.n <= 3 else harmonics.dispatch(Manifold)(manifold)
+    return TorusHarmonics(manifold) if manifold.n <= 10 else harmonics.dispatch(Manifold)(manifold)

@@ -1,4 +1,4 @@
-"""Fourier series on tori of few dimensions: waves factorise, a sum over a box of them is one axis at a time."""
+"""Fourier series on tori: waves factorise, a sum over a box of them is one axis at a time."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class NoisedData:
     - ``"full"``: the sum over all points, in bounded memory (:class:`HeatKernelMixture`);
     - ``"golden"``: the sum over the nearest points, as many as a bound of the rest asks for: small times;
     - ``"spectral"``: the eigenfunction series of the empirical law, at a cost that does not depend on the number of
-      points: large times, on ``Sphere(2)``, ``Sphere(3)``, tori and ``SO3``;
+      points: large times, on spheres, tori up to ``Torus(10)`` and ``SO3``;
     - ``"auto"``: per query the cheapest that meets ``rtol``. The golden subset is tried until it has cost as much as
       the next best; the series is used where its degree suffices, once its coefficients are worth their cost;
       otherwise everything is scanned.

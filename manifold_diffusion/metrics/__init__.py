@@ -28,7 +28,7 @@ from .mmd import (
 from .ngram import NGramModel, distinct, unigram_entropy
 from .noise_profile import NoiseProfile
 from .pit import KSResult, distance_pit, ks_uniform
-from .posterior_weights import effective_sample_size
+from .posterior_weights import effective_number, effective_sample_size
 from .straightness import Straightness, straightness
 from .tangent_kernel import TangentKernelMixture, TangentShape
 
@@ -62,6 +62,7 @@ __all__ = [
     "density_calibration",
     "distance_pit",
     "distinct",
+    "effective_number",
     "effective_sample_size",
     "farthest_points",
     "intrinsic_dimension",

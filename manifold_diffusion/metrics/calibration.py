@@ -229,5 +229,5 @@ def density_calibration(sample_log_prob: Tensor, held_out_log_prob: Tensor) -> D
             raise NumericsError(f"{int(bad.sum())} of {len(values)} values of {name} are {float(values[row])}.")
     from scipy.stats import ks_2samp
 
-    found = ks_2samp(own.numpy(), held_out.numpy())
-    return DensityCalibration(share_above(held_out, own), KSResult(float(found.statistic), float(found.pvalue)))
+    statistic, p_value = ks_2samp(own.numpy(), held_out.numpy())
+    return DensityCalibration(share_above(held_out, own), KSResult(float(statistic), float(p_value)))

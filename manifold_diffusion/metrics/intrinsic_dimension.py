@@ -31,7 +31,8 @@ def intrinsic_dimension(manifold: Manifold, score: VectorField, x: Tensor, tau: 
         manifold: the manifold.
         score: Riemannian score at Brownian time ``tau``, ``(n, *point_shape) -> (n, *point_shape)``, row by row.
         x: points, ``(n, *point_shape)``.
-        tau: Brownian time, a variance: float or ``(n,)``.
+        tau: Brownian time, a variance: float or ``(n,)``; or ``(n, *point_shape)`` or ``(1, *point_shape)``, where the
+            factors of a product have their own, and then the slope is that of all of them scaled together.
 
     Returns:
         ``(n,)``, in the dtype of ``x``.
@@ -63,5 +64,7 @@ def intrinsic_dimension(manifold: Manifold, score: VectorField, x: Tensor, tau: 
     time = torch.as_tensor(tau, dtype=x.dtype, device=x.device)
     if not bool(((time > 0) & time.isfinite()).all()):
         raise ConfigError(f"tau, the Brownian time, must be positive and finite; got {tau}.")
-    s, div = divergence(manifold, score, x)
-    return (manifold.dim + time * (div + manifold.inner(x, s, s))).detach()
+    if time.dim() <= 1:
+        time = manifold.per_point(time)
+    v, div = divergence(manifold, lambda p: time * score(p), x)
+    return (manifold.dim + div + manifold.inner(x, v / time, v)).detach()

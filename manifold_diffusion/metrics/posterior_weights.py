@@ -10,7 +10,7 @@ from ..heat_kernels import heat_kernel
 from ..manifolds import Manifold
 from .pairwise import blocks, on_manifold
 
-__all__ = ["effective_sample_size"]
+__all__ = ["effective_number", "effective_sample_size"]
 
 
 def effective_sample_size(
@@ -65,5 +65,10 @@ def effective_sample_size(
         log_p = kernel.pairwise_log_prob(x[rows], centres, x.new_tensor([tau]))
         if log_w is not None:
             log_p = log_p + log_w
-        out.append((2 * log_p.logsumexp(1) - (2 * log_p).logsumexp(1)).exp())
+        out.append(effective_number(log_p))
     return torch.cat(out)
+
+
+def effective_number(log_weights: Tensor) -> Tensor:
+    r"""Effective number :math:`(\sum_i w_i)^2 / \sum_i w_i^2` of weights, from their logs, ``(*batch, n)``."""
+    return (2 * log_weights.logsumexp(-1) - (2 * log_weights).logsumexp(-1)).exp()

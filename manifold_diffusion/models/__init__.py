@@ -3,6 +3,7 @@
 from .analytic import AnalyticDiffusion, AnalyticScore
 from .base import GenerativeModel
 from .bridge import BridgeFit, SchrodingerBridge
+from .diagnostics import ModelProbe, NoiseMixing, probe
 from .diffusion import RiemannianDiffusion
 from .flow import RiemannianFlow
 from .flow_map import FlowMap
@@ -17,8 +18,11 @@ __all__ = [
     "FlowMapLanguageModel",
     "GenerativeModel",
     "LanguageFit",
+    "ModelProbe",
+    "NoiseMixing",
     "RiemannianDiffusion",
     "RiemannianFlow",
     "SchrodingerBridge",
+    "probe",
     "string_of",
 ]

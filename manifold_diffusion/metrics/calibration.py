@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -229,5 +230,5 @@ def density_calibration(sample_log_prob: Tensor, held_out_log_prob: Tensor) -> D
             raise NumericsError(f"{int(bad.sum())} of {len(values)} values of {name} are {float(values[row])}.")
     from scipy.stats import ks_2samp
 
-    statistic, p_value = ks_2samp(own.numpy(), held_out.numpy())
-    return DensityCalibration(share_above(held_out, own), KSResult(float(statistic), float(p_value)))
+    found: Any = ks_2samp(own.numpy(), held_out.numpy())
+    return DensityCalibration(share_above(held_out, own), KSResult(float(found.statistic), float(found.pvalue)))

@@ -69,6 +69,7 @@ class ModelProbe:
         density: calibration of the density by its own levels.
         samples: of the model, ``(n, *point_shape)``.
         held_out_log_prob: log density at held-out points.
+        train_size: number of training points.
         skipped: reasons by name of an attribute.
     """
 
@@ -84,6 +85,7 @@ class ModelProbe:
     density: DensityCalibration
     samples: Tensor
     held_out_log_prob: Tensor
+    train_size: int
     skipped: Mapping[str, str]
 
 
@@ -182,7 +184,7 @@ def probe(
     paths = attempt("paths", lambda: parts.paths(steps))
     return ModelProbe(
         held_out_dimension, train_dimension, effective_size, noise, mismatch, found, copies, paths, regions, density,
-        samples, held_out_log_prob, skipped,
+        samples, held_out_log_prob, len(train), skipped,
     )  # fmt: skip
 
 

@@ -81,7 +81,7 @@ def run(argv: Sequence[str]) -> int:
             n_points=given["points"],
             n_levels=given["levels"],
             n_regions=given["regions"],
-            steps=given["path_steps"],
+            path_steps=given["path_steps"],
             cond=cond,
             generator=torch.Generator(given["device"]).manual_seed(given["seed"]),
             report=progress,

@@ -76,8 +76,8 @@ def report_text(facts: Facts, found: ModelProbe, pictures: Mapping[str, str]) ->
         *_table(("what", "value", "reading"), _rows(facts, found)),
     ]
     captions = {
-        "noise": "Medians over the points and their middle half. Left: intrinsic dimension from the score; held-out points "
-        "that a narrow density misses are above the frame. Right: training points that share in the ideal score.",
+        "noise": "Medians over the points and their middle half. Left: intrinsic dimension from the score, above the "
+        "frame at held-out points that a narrow density misses. Right: training points that share in the ideal score.",
         "distances": "Distances to the nearest training point. Copies are training points with the noise of t = 0.",
         "coverage": "Calibration of the density by its own levels.",
         "regions": "Where the model has too much mass (red) and too little (blue); the points are its samples.",
@@ -105,12 +105,14 @@ def _rows(facts: Facts, found: ModelProbe) -> list[Row]:
     rows.append(Row("levels of the density", str(found.density), _levels_reading(found)))
     rows += [*_dimension(facts, found), *_size(found), *_noise(found)]
     if found.mismatch is not None:
-        start = "has" if found.mismatch.kl > max(0.01, 3 * found.mismatch.standard_error) else "has not"
+        lost = found.mismatch.kl > max(0.01, 3 * found.mismatch.standard_error)
         rows.append(
             Row(
                 "mismatch at t = 1 [nats]",
                 f"{found.mismatch.kl:.1e} ± {found.mismatch.standard_error:.0e}",
-                f"Sampling {start} lost likelihood before its first step.",
+                "The prior is not the law of the noised data: raise tau_max."
+                if lost
+                else "The prior fits the data's noise.",
             )
         )
     if found.paths is not None:
@@ -200,7 +202,7 @@ def _noise(found: ModelProbe) -> list[Row]:
     m = noise.manifold
     enough = noise.tau > m.time.value
     reading = (
-        f"The schedule ends at {noise.tau:.3g}, after {noise.tau / m.time.value:.2g} mixing times: any data are forgotten."
+        f"The schedule ends at {noise.tau:.3g}, {noise.tau / m.time.value:.2g} mixing times: any data are forgotten."
         if enough
         else f"The schedule ends at {noise.tau:.3g}, before that: raise tau_max unless the data are spread already."
     )
@@ -211,7 +213,11 @@ def _noise(found: ModelProbe) -> list[Row]:
             f"{m.gap:.4g}",
             f"The slowest wave falls by a factor e in the Brownian time {1 / m.gap:.3g}.",
         ),
-        Row(f"mixing time to {m.level:.0%}", f"{m.time:.3g} (bound {m.chi_square_time:.3g})", reading),
+        Row(
+            f"mixing time to {m.level:.0%}",
+            f"{m.time.value:.4g} ± {m.time.standard_error:.1g} (bound {m.chi_square_time:.4g})",
+            reading,
+        ),
         Row("distance from uniform at t = 1", f"at most {distance:.1e}", "Total variation from a single data point."),
     ]
 
@@ -220,7 +226,7 @@ def _straight(found: ModelProbe) -> str:
     paths = found.paths
     assert paths is not None
     excess = paths.excess
-    if excess.value < 3 * max(excess.standard_error, paths.quadrature_error):
+    if excess.value <= 3 * max(excess.standard_error, paths.quadrature_error):
         return "The paths are geodesics at constant speed: one step samples them."
     if paths.quadrature_error > 0.1 * excess.value:
         return f"The integrals have an error of {paths.quadrature_error:.1e}: raise --path_steps."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -49,8 +50,9 @@ class Straightness:
 
     @property
     def detour(self) -> float:
-        """Mean length over mean distance, at least 1."""
-        return float(self.length.mean() / self.distance.mean())
+        """Mean length over mean distance, at least 1; 1 for paths that stand still, infinite for loops."""
+        length, distance = float(self.length.mean()), float(self.distance.mean())
+        return length / distance if distance > 0 else 1.0 if length == 0 else math.inf
 
     def __str__(self) -> str:
         return f"excess {self.excess} = bending {self.bending} + pacing {self.pacing}; detour {self.detour:.3f}"

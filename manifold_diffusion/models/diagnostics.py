@@ -20,6 +20,7 @@ from ..metrics import (
     chi_square_from_uniform,
     density_calibration,
     effective_number,
+    effective_sample_size,
     farthest_points,
     intrinsic_dimension,
     memorisation,
@@ -27,7 +28,7 @@ from ..metrics import (
     region_calibration,
     straightness,
 )
-from ..processes import BrownianMotion, Mismatch, NoiseProcess
+from ..processes import BrownianMotion, Mismatch, NoiseProcess, ProductProcess
 from .base import GenerativeModel
 from .noise_time import noise_level
 
@@ -98,7 +99,7 @@ def probe(
     n_points: int = 128,
     n_levels: int = 17,
     n_regions: int = 12,
-    steps: int = 64,
+    path_steps: int = 64,
     cond: Tensor | None = None,
     generator: torch.Generator | None = None,
     report: Callable[[str], None] | None = None,
@@ -114,7 +115,7 @@ def probe(
         n_points: points at which dimensions and effective sizes are taken, and paths.
         n_levels: noise levels, equal in t.
         n_regions: regions, about so many training points far from one another.
-        steps: of the paths whose straightness is measured, a multiple of 4.
+        path_steps: steps of the paths whose straightness is measured, a multiple of 4.
         cond: condition of a conditional model, ``(cond_dim,)``: the points are those of this condition.
         generator: source of all randomness; default seed 0.
         report: called with the name of each part before it starts.
@@ -145,8 +146,8 @@ def probe(
     ):
         if value < least:
             raise ConfigError(f"probe needs {name} >= {least}; got {value}.")
-    if steps < 4 or steps % 4:
-        raise ConfigError(f"probe needs steps, a multiple of 4; got {steps}.")
+    if path_steps < 4 or path_steps % 4:
+        raise ConfigError(f"probe needs path_steps, a multiple of 4; got {path_steps}.")
     parts = _Parts(model, train, held_out, n_samples, n_points, cond, generator, sampling)
     report = report if report is not None else lambda name: None
     skipped: dict[str, str] = {}
@@ -181,7 +182,7 @@ def probe(
     noise = attempt("noise", parts.mixing)
     mismatch = attempt("mismatch", lambda: model.process.prior_mismatch(parts.train, parts.generator))
     report("paths")
-    paths = attempt("paths", lambda: parts.paths(steps))
+    paths = attempt("paths", lambda: parts.paths(path_steps))
     return ModelProbe(
         held_out_dimension, train_dimension, effective_size, noise, mismatch, found, copies, paths, regions, density,
         samples, held_out_log_prob, len(train), skipped,
@@ -261,18 +262,18 @@ class _Parts:
 
     def effective_size(self, times: Tensor) -> NoiseProfile:
         process, M = self._noise_process(), self.manifold
-        data = M.project(self.train.double())
-        size = max(1, _PAIRS // len(data))
-        taus, rows = [], []
+        data, taus, rows = M.project(self.train.double()), [], []
         for t in times.to(data):
             x = M.project(self.noised_train(float(t), self.n_points).double())
+            noise = noise_level(process, t)
             with torch.no_grad():
-                parts = [
-                    effective_number(process.log_transition(x[i : i + size].unsqueeze(1), data, t))
-                    for i in range(0, len(x), size)
-                ]
-            rows.append(torch.cat(parts))
-            taus.append(noise_level(process, t).tau)
+                if isinstance(process, ProductProcess):  # one Brownian time per factor
+                    size = max(1, _PAIRS // len(data))
+                    pairs = [process.log_transition(part.unsqueeze(1), data, t) for part in x.split(size)]
+                    rows.append(torch.cat([effective_number(log_p) for log_p in pairs]))
+                else:
+                    rows.append(effective_sample_size(M, data, x / noise.scale, noise.tau))
+            taus.append(noise.tau)
         return NoiseProfile(torch.tensor(taus), torch.stack(rows))
 
     def mixing(self) -> NoiseMixing:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .._errors import ConfigError, DataError
 from .._version import __version__
+from ..manifolds import Manifold
 from .arguments import new_model_parser, parse_for_model
 from .evaluate import data_options
 from .files import add_data_options, check_target, load_data, open_model, parse_condition, read_points, write_text
@@ -97,7 +98,9 @@ def run(argv: Sequence[str]) -> int:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise DataError(f"{folder} can't be made: {error.strerror or error}.") from error
-    pictures = _draw(model, found, folder, name)
+    place = Path(given["model"]).absolute()
+    called = place.parent.name if place.name == "model" else place.name
+    pictures = _draw(found, folder, f"{called}, {model.manifold}", model.manifold)
     text = report_text(facts, found, pictures)
     write_text(folder / "report.md", text)
     versions = {"manifold_diffusion": __version__, "torch": torch.__version__}
@@ -137,16 +140,18 @@ def _points(given: Mapping[str, Any], model: GenerativeModel, cond: Tensor | Non
     return name, train, test
 
 
-def _draw(model: GenerativeModel, found: ModelProbe, folder: Path, name: str) -> dict[str, str]:
+def _draw(found: ModelProbe, folder: Path, title: str, manifold: Manifold) -> dict[str, str]:
     """Write the pictures; returns their files by what they show."""
     from ..plotting import NoisePanel, plot_coverage, plot_noise_panels, plot_regions, plot_training_distances
 
-    title, files, dim = f"{name}, {model.manifold}", {}, model.manifold.dim
+    files, dim = {}, manifold.dim
     dimension = {"held-out points": found.held_out_dimension, "training points": found.train_dimension}
     curves = {k: (p.tau, p.values) for k, p in dimension.items() if p is not None}
     panels = []
     if curves:
-        panels.append(NoisePanel("local intrinsic dimension", curves, {"manifold": dim}, limits=(0, 1.5 * dim)))
+        least = min(float(values.median(1).values.min()) for _, values in curves.values())
+        limits = max(-dim, min(0.0, least - 0.05 * dim)), 1.5 * dim
+        panels.append(NoisePanel("local intrinsic dimension", curves, {"manifold": dim}, limits=limits))
     if found.effective_size is not None:
         curves = {"noised training points": (found.effective_size.tau, found.effective_size.values)}
         size = found.train_size
@@ -169,7 +174,7 @@ def _draw(model: GenerativeModel, found: ModelProbe, folder: Path, name: str) ->
     if found.regions is not None:
         files["regions"], regions = "regions.png", found.regions
         plot_regions(
-            model.manifold,
+            manifold,
             regions.centres,
             regions.sample_shares,
             regions.held_out_shares,

@@ -112,7 +112,7 @@ def _rows(facts: Facts, found: ModelProbe) -> list[Row]:
                 f"{found.mismatch.kl:.1e} ± {found.mismatch.standard_error:.0e}",
                 "The prior is not the law of the noised data: raise tau_max."
                 if lost
-                else "The prior fits the data's noise.",
+                else "The noised data have reached the prior.",
             )
         )
     if found.paths is not None:
@@ -173,11 +173,15 @@ def _dimension(facts: Facts, found: ModelProbe) -> list[Row]:
         reading = "At the finest noise the model is a smooth density, at training and at held-out points alike."
     else:
         reading = "The model is neither smooth nor of lower dimension at its finest noise: see the picture."
-    value = f"held-out {fine[0]:.2f}, training {fine[1]:.2f} of {n}"
-    least = f"{float(held_out.median[low]):.2f} at noise {math.sqrt(float(held_out.tau[low])):.2g}"
+    value = f"held-out {_two(fine[0])}, training {_two(fine[1])} of {n}"
+    least = f"{_two(float(held_out.median[low]))} at noise {math.sqrt(float(held_out.tau[low])):.2g}"
     return [
         Row(f"dimension at noise {noise:.2g}", value, reading),
-        Row("least dimension", least, "The scale at which the held-out points look most like clusters or curves."),
+        Row(
+            "least dimension",
+            least,
+            "There the held-out points look most like clusters or curves.",
+        ),
     ]
 
 
@@ -233,6 +237,11 @@ def _straight(found: ModelProbe) -> str:
     share = paths.bending.value / excess.value
     advice = "another clock would make it cheap" if share < 0.5 else "the paths bend, and few steps miss the turns"
     return f"{share:.0%} of the excess is the shape of the paths, the rest their speed: {advice}."
+
+
+def _two(value: float) -> str:
+    """Two decimals, without a minus sign before zero."""
+    return f"{round(value, 2) + 0.0:.2f}"
 
 
 def _short(text: str) -> str:

@@ -140,8 +140,8 @@ def plot_coverage(
     ax.grid(color=LINE, lw=0.4, alpha=0.4)
     ax.set_xlabel("mass of the highest-density region", fontsize=FONT["label"])
     ax.set_ylabel("share of held-out points in it", fontsize=FONT["label"])
-    ax.text(0.03, 0.97, "above: model too wide", transform=ax.transAxes, va="top", fontsize=FONT["small"])
-    ax.text(0.97, 0.03, "below: model too narrow", transform=ax.transAxes, ha="right", fontsize=FONT["small"])
+    for x, y, text in ((0.27, 0.8, "model too wide"), (0.73, 0.2, "model too narrow")):
+        ax.text(x, y, text, transform=ax.transAxes, ha="center", va="center", fontsize=FONT["small"], color="#555a63")
     tidy(ax)
     _legend_above(ax)
     return _finish(figure, title, path)
@@ -222,7 +222,7 @@ def _region_map(ax: Axes, view: Map, manifold: Manifold, centres: Tensor, z: np.
     region, xy = distances.argmin(0).cpu().numpy(), view.plane(shown)
     limit = max(3.0, float(np.abs(z).max()))
     style: dict[str, Any] = {"cmap": "coolwarm", "vmin": -limit, "vmax": limit, "linewidths": 0, "rasterized": True}
-    size = float(np.clip(9000.0 / len(xy), 4.0, 24.0))
+    size = float(np.clip(6000.0 / len(xy), 4.0, 14.0))
     dots = ax.scatter(*xy.T, c=z[region], s=size, zorder=3, edgecolors="none", **style)
     rim = [withStroke(linewidth=2.2, foreground="white")]
     for number, (u, v) in enumerate(view.plane(centres), 1):

@@ -55,7 +55,7 @@ def test_copies_are_caught_and_fresh_draws_are_not():
 
 def test_p_values_of_fresh_draws_are_uniform_and_the_standard_error_is_right():
     g, values, aucs, errors = generator(), [], [], []
-    for _ in range(200):
+    for _ in range(120):
         train, held_out, fresh = Torus(1).random_uniform(110, generator=g).split([30, 50, 30])
         found = memorisation(Torus(1), fresh, held_out, train)
         values.append(found.p_value)
@@ -197,11 +197,11 @@ def test_regions_by_brute_force():
 
 def test_p_values_of_regions_are_uniform_with_rare_regions():
     g, values = generator(), []
-    for _ in range(200):
+    for _ in range(120):
         x, y, train = law(0.02).sample(190, generator=g).split([100, 60, 30])
         values.append(region_calibration(S2, x, y, farthest_points(S2, train, 10)).p_value)
     assert ks_uniform(torch.tensor(values)).p_value > 1e-3
-    assert float((torch.tensor(values) < 0.05).double().mean()) < 0.05 + 5 * math.sqrt(0.05 * 0.95 / 200)
+    assert float((torch.tensor(values) < 0.05).double().mean()) < 0.05 + 5 * math.sqrt(0.05 * 0.95 / 120)
 
 
 def test_regions_find_a_wrong_weight():

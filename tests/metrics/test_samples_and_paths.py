@@ -53,6 +53,7 @@ def test_copies_are_caught_and_fresh_draws_are_not():
     assert memorisation(S2, train, held_out, train).auc.value == 1.0
 
 
+@pytest.mark.slow
 def test_p_values_of_fresh_draws_are_uniform_and_the_standard_error_is_right():
     g, values, aucs, errors = generator(), [], [], []
     for _ in range(120):
@@ -195,6 +196,7 @@ def test_regions_by_brute_force():
     )
 
 
+@pytest.mark.slow
 def test_p_values_of_regions_are_uniform_with_rare_regions():
     g, values = generator(), []
     for _ in range(120):

@@ -130,7 +130,7 @@ def _copies(found: ModelProbe) -> str:
             + note
         )
     if memory.z < -_CLEAR:
-        return "Samples are farther from training points than held-out points are: too wide, no copies." + note
+        return "Samples are farther from training points than held-out points are: too wide, no sign of copies." + note
     return "Samples are as far from training points as held-out points are: no sign of copies." + note
 
 
@@ -173,6 +173,9 @@ def _dimension(facts: Facts, found: ModelProbe) -> list[Row]:
         reading = "At the finest noise the model is a smooth density, at training and at held-out points alike."
     else:
         reading = "The model is neither smooth nor of lower dimension at its finest noise: see the picture."
+    scale = "There the held-out points look most like clusters or curves."
+    if low == len(held_out.tau) - 1:
+        scale = "The largest noise sees the data as one cloud (and curvature adds terms of order tau)."
     value = f"held-out {_two(fine[0])}, training {_two(fine[1])} of {n}"
     least = f"{_two(float(held_out.median[low]))} at noise {math.sqrt(float(held_out.tau[low])):.2g}"
     return [
@@ -180,7 +183,7 @@ def _dimension(facts: Facts, found: ModelProbe) -> list[Row]:
         Row(
             "least dimension",
             least,
-            "There the held-out points look most like clusters or curves.",
+            scale,
         ),
     ]
 
@@ -235,7 +238,7 @@ def _straight(found: ModelProbe) -> str:
     if paths.quadrature_error > 0.1 * excess.value:
         return f"The integrals have an error of {paths.quadrature_error:.1e}: raise --path_steps."
     share = paths.bending.value / excess.value
-    advice = "another clock would make it cheap" if share < 0.5 else "the paths bend, and few steps miss the turns"
+    advice = "another clock would remove most of it" if share < 0.5 else "the paths bend, and few steps miss the turns"
     return f"{share:.0%} of the excess is the shape of the paths, the rest their speed: {advice}."
 
 

@@ -1,4 +1,4 @@
-"""Layer 3: how good a model is: likelihood with its error, two-sample tests, kernel densities to beat, diagnostics."""
+"""Layer 3: how good a model is: likelihoods and densities to beat, two-sample tests, n-grams, diagnostics."""
 
 from .calibration import (
     DensityCalibration,

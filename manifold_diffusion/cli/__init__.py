@@ -1,4 +1,4 @@
-"""Layer 8: the command line ``manifold-diffusion fit | sample | evaluate | plot | info``.
+"""Layer 8: the command line ``manifold-diffusion fit | sample | evaluate | probe | plot | info``.
 
 The conventions are those of LightningCLI: ``--config`` (several files, later ones win), dotted overrides such as
 ``--trainer.max_steps 500`` or ``--model.network.init_args.width 64`` in the order of the command line,

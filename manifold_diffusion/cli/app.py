@@ -19,6 +19,7 @@ COMMANDS = {
     "fit": "train a model; its configuration, checkpoints, logs, pictures and the model go to one folder",
     "sample": "draw points from a saved model",
     "evaluate": "exact test likelihood beside kernel densities, and two-sample tests",
+    "probe": "diagnostics with pictures: dimension, copies, calibration, mixing, straightness",
     "plot": "draw data, samples and density of a saved model",
     "info": "what each manifold offers, or what a saved model is",
 }

@@ -30,6 +30,7 @@ __all__ = [
     "open_model",
     "parse_condition",
     "points_text",
+    "read_points",
     "write_arrays",
     "write_text",
 ]
@@ -125,7 +126,7 @@ def load_data(options: Mapping[str, Any], manifold: Manifold, cond_dim: int = 0)
             raise ConfigError("The airports have no columns to choose: leave data.columns and data.cond out.")
         points, conditions = load_airports(), None
     else:
-        points = _read(path, manifold, options["columns"], options)
+        points = read_points(path, manifold, options)
         conditions = None if cond is None else _conditions(path, cond, cond_dim)
         if conditions is not None and len(conditions) != len(points):
             raise DataError(f"{path}: {len(conditions)} conditions for {len(points)} points.")
@@ -140,7 +141,15 @@ def load_data(options: Mapping[str, Any], manifold: Manifold, cond_dim: int = 0)
     return Data(points.name, points.source, train, val, test, 0)
 
 
-def _read(path: str, manifold: Manifold, columns: Any, options: Mapping[str, Any]) -> PointSet:
+def read_points(path: str, manifold: Manifold, options: Mapping[str, Any]) -> PointSet:
+    """Points of a file, all of them, with the options ``columns``, ``coordinates`` and ``key``.
+
+    Raises:
+        ConfigError: options for another kind of file.
+        DataError: a file that can't be read, or bad rows in it.
+    """
+    options = {**DATA_DEFAULTS, **{k: v for k, v in options.items() if v is not None}}
+    columns = options["columns"]
     if Path(path).suffix.lower() in (".npz", ".npy"):
         if columns is not None:
             raise ConfigError("data.columns is for tables; an NPZ file has arrays: name one with --data.key.")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._errors import ConfigError
 
-__all__ = ["KSResult", "distance_pit", "ks_uniform"]
+__all__ = ["KSResult", "distance_pit", "ks_uniform", "share_above"]
 
 
 def distance_pit(x: Tensor, x0: Tensor, tau: float) -> Tensor:
@@ -67,3 +67,10 @@ def ks_uniform(values: Tensor) -> KSResult:
 
     result = kstest(values.detach().double().cpu().numpy().reshape(-1), "uniform")
     return KSResult(float(result.statistic), float(result.pvalue))
+
+
+def share_above(a: Tensor, b: Tensor) -> Tensor:
+    """Share of ``b`` above each entry of ``a``; equal ones count half."""
+    ordered = b.sort().values
+    below, up_to = (torch.searchsorted(ordered, a, right=right) for right in (False, True))
+    return 1 - (below + up_to).double() / (2 * len(b))

@@ -15,7 +15,7 @@ from .._errors import ConfigError, DataError
 from ..manifolds import Manifold, tangent_coordinates
 from .estimate import Estimate
 from .kernel_density import FLOOR, _check_bandwidths, _check_data, fit_mixture, log_mixture, nearest_others
-from .pairwise import _double, blocks
+from .pairwise import blocks, on_manifold
 
 __all__ = ["TangentKernelMixture", "TangentShape"]
 
@@ -142,7 +142,7 @@ class TangentKernelMixture:
     @cached_property
     def _data(self) -> tuple[Tensor, Tensor]:
         """Centres and bases of their tangent spaces, float64."""
-        c = _double(self.manifold, self.centres)
+        c = on_manifold(self.manifold, self.centres)
         return c, self.manifold.tangent_basis(c)
 
     @cached_property
@@ -163,7 +163,7 @@ class TangentKernelMixture:
 
     def _components(self, x: Tensor) -> Tensor:
         """Log densities of the shapes at ``x``, ``(n, n_shapes)``, float64."""
-        M, (c, basis), x = self.manifold, self._data, _double(self.manifold, x)
+        M, (c, basis), x = self.manifold, self._data, on_manifold(self.manifold, x)
         eye = torch.eye(M.dim, dtype=c.dtype, device=c.device).expand(len(c), M.dim, M.dim)
         whiten = [torch.linalg.solve_triangular(f, eye, upper=False) for f in self._factors]
         heights = [w.diagonal(dim1=-2, dim2=-1).log().sum(-1) for w in whiten]

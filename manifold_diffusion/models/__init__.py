@@ -3,6 +3,7 @@
 from .analytic import AnalyticDiffusion, AnalyticScore
 from .base import GenerativeModel
 from .bridge import BridgeFit, SchrodingerBridge
+from .diagnostics import ModelProbe, NoiseMixing, probe
 from .diffusion import RiemannianDiffusion
 from .elastic_network import ElasticNetwork
 from .flow import RiemannianFlow
@@ -21,8 +22,11 @@ __all__ = [
     "GenerativeModel",
     "LanguageFit",
     "LearnedKernelDensity",
+    "ModelProbe",
+    "NoiseMixing",
     "RiemannianDiffusion",
     "RiemannianFlow",
     "SchrodingerBridge",
+    "probe",
     "string_of",
 ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import singledispatch
 from typing import Any, Literal
 
 import torch
@@ -14,47 +12,12 @@ from ..heat_kernels import Evaluator, NoisedData
 from ..manifolds import Manifold
 from ..metrics import KernelDensity
 from ..objectives import DenoisingScoreMatching
-from ..processes import BrownianMotion, Langevin, NoiseProcess, ProductProcess, default_process, default_schedule
+from ..processes import BrownianMotion, NoiseProcess, ProductProcess, default_process, default_schedule
 from ..solvers import LearnedMultistep, Solver, StepController
 from .base import GenerativeModel
+from .noise_time import heat_time
 
 __all__ = ["AnalyticDiffusion", "AnalyticScore"]
-
-
-@dataclass(frozen=True)
-class _Heat:
-    r"""A process at time t as Brownian motion: :math:`x_t = m\,b` with b at Brownian time :math:`\tau`."""
-
-    scale: Tensor
-    tau: Tensor
-
-
-@singledispatch
-def _heat(process: NoiseProcess, t: Tensor) -> _Heat:
-    raise CapabilityError(
-        f"{type(process).__name__} on {process.manifold} has no closed form of one Brownian time, which AnalyticScore "
-        "needs. Use BrownianMotion(manifold), on a product too, or Langevin on Euclidean space."
-    )
-
-
-@_heat.register
-def _(process: BrownianMotion, t: Tensor) -> _Heat:
-    if process.n_steps is not None:
-        raise CapabilityError(
-            f"BrownianMotion on {process.manifold} is simulated, without a closed form. Leave out n_steps."
-        )
-    return _Heat(torch.ones_like(t), process.schedule.tau(t))
-
-
-@_heat.register
-def _(process: Langevin, t: Tensor) -> _Heat:
-    if not process.has_target:
-        raise CapabilityError(
-            f"Langevin on {process.manifold} is simulated. Use BrownianMotion({process.manifold}) for AnalyticScore."
-        )
-    # N(m x_0, sigma^2 (1 - m^2)) is m times N(x_0, sigma^2 (1 / m^2 - 1)).
-    age = process.schedule.tau(t) / process.sigma**2
-    return _Heat(torch.exp(-age / 2), process.sigma**2 * torch.expm1(age))
 
 
 class AnalyticScore(nn.Module):
@@ -98,8 +61,10 @@ class AnalyticScore(nn.Module):
         rtol: float = 1e-3,
     ) -> None:
         super().__init__()
-        _heat(process, torch.ones(1))
+        heat_time(process, torch.ones(1))
         M = process.manifold
+        if isinstance(process, BrownianMotion) and process.n_steps is not None:
+            raise CapabilityError(f"BrownianMotion on {M} is simulated, without a closed form. Leave out n_steps.")
         self.process, self.evaluator, self.rtol = process, evaluator, rtol
         if isinstance(data, int):
             if data < 1:
@@ -142,13 +107,13 @@ class AnalyticScore(nn.Module):
         """
         if cond is not None:
             raise ConfigError("AnalyticScore has no condition. Make one from the points of each condition.")
-        heat, M = _heat(self.process, t), self.process.manifold
+        heat, M = heat_time(self.process, t), self.process.manifold
         scale = M.per_point(heat.scale)
         return self.process.scale(t) * self.law.score(x / scale, heat.tau) / scale
 
     def log_prob(self, x: Tensor, t: Tensor, **options: Any) -> Tensor:
         """Log density of the data noised to time ``t`` ``(*batch,)``, in closed form; options of ``NoisedData``."""
-        heat, M = _heat(self.process, t), self.process.manifold
+        heat, M = heat_time(self.process, t), self.process.manifold
         return self.law.log_prob(x / M.per_point(heat.scale), heat.tau, **options) - M.dim * heat.scale.log()
 
     def add(self, points: Tensor, weights: Tensor | None = None) -> None:

@@ -5,6 +5,7 @@ Nothing here touches matplotlib's global state: no ``pyplot``, no ``rcParams``, 
 """
 
 from .curves import plot_training, plot_trajectory
+from .diagnostics import NoisePanel, plot_coverage, plot_noise_panels, plot_regions, plot_training_distances
 from .figure import compare, plot
 from .layout import save_figure
 from .maps import Mollweide, Plane, PoincareDisk, Ramachandran, RotationMap
@@ -22,6 +23,7 @@ __all__ = [
     "Histogram",
     "Map",
     "Mollweide",
+    "NoisePanel",
     "Panel",
     "Plane",
     "PoincareDisk",
@@ -31,9 +33,13 @@ __all__ = [
     "Ternary",
     "compare",
     "plot",
+    "plot_coverage",
+    "plot_noise_panels",
     "plot_panels",
+    "plot_regions",
     "plot_strings",
     "plot_training",
+    "plot_training_distances",
     "plot_trajectory",
     "save_figure",
     "views",

@@ -85,7 +85,7 @@ CLOSED: dict[str, Fit] = {
 
 LEARNED: dict[str, Fit] = {"learned-kernels": learned_kernels, "network": network, "flow": flow}
 
-MIXTURES = {"closed-mixture": tuple(CLOSED), "hybrid": (*CLOSED, "learned-kernels", "network")}
+MIXTURES = {"closed-mixture": tuple(CLOSED), "hybrid": (*CLOSED, *LEARNED)}
 """Their members; weights by expectation maximisation on validation points."""
 
 METHODS = (*CLOSED, "closed-mixture", *LEARNED, "hybrid")

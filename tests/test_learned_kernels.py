@@ -34,6 +34,8 @@ def test_integrates_to_one_and_samples_follow_it() -> None:
     points = 0.5 * torch.randn(30, 2, generator=g, dtype=torch.float64) + torch.tensor([3.0, 0.0], dtype=torch.float64)
     model = LearnedKernelDensity(M, M.project(points))
     _bent(model.network)
+    with torch.no_grad():  # kernels of width 1e-4 are too narrow for the grid
+        model.network.last.weight[-1], model.network.last.bias[-1] = 0, -60
     side = 2 * math.pi * torch.arange(400, dtype=torch.float64) / 400 - math.pi
     grid = torch.cartesian_prod(side, side)
     p = model.log_prob(grid).exp() * (2 * math.pi / 400) ** 2
@@ -45,6 +47,16 @@ def test_integrates_to_one_and_samples_follow_it() -> None:
         error = ((p * f(grid).square()).sum() - mean**2).sqrt() / math.sqrt(n)
         assert abs(f(x).mean() - mean) < 5 * error
         assert abs(f(x.flip(1)).mean() - mean) > 5 * error  # the axes exchanged
+
+
+def test_weights_add_up_and_each_point_has_a_kernel_for_its_copies() -> None:
+    x = _curve(40, 0)
+    kernels = _bent(KernelField(Sphere(2), x)).kernels()
+    total = torch.cat([kernels.log_weights.flatten(), kernels.log_uniform.reshape(1)]).exp().sum()
+    assert total.item() == pytest.approx(1, abs=1e-12)
+    narrow = kernels.factors[:, -1]
+    torch.testing.assert_close(narrow, 1e-4 * torch.eye(2, dtype=narrow.dtype).expand_as(narrow), rtol=1e-9, atol=0)
+    assert (kernels.factors[:, :-1].diagonal(dim1=-2, dim2=-1) > 1e-4).all() and (kernels.means[:, -1] == 0).all()
 
 
 def test_left_out_points_leave_no_trace() -> None:
@@ -70,7 +82,7 @@ def test_moves_with_the_data() -> None:
 
 
 def test_predicts_new_points_better_than_bandwidths_alone() -> None:
-    train, val, test = _curve(250, 0).float(), _curve(125, 1).float(), _curve(4000, 2).float()
+    train, val, test = _curve(250, 0).float(), _curve(125, 1).float(), _curve(8000, 2).float()
     model = LearnedKernelDensity(Sphere(2), train)
     before = model.log_prob(test).mean()
     result = model.fit(val, max_steps=150, progress=False)

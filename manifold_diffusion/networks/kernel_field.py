@@ -25,7 +25,7 @@ _PAIRS = 1 << 19
 
 @dataclass(frozen=True)
 class LocalKernels:
-    """Normal laws in the tangent spaces at n centres, c of them at each.
+    """Normal laws in the tangent spaces at n centres, c of them at each, the last a point.
 
     Attributes:
         means: coordinates in the tangent basis, ``(n, c, dim)``.
@@ -73,7 +73,7 @@ class KernelField(nn.Module):
         manifold: where the data live.
         centres: data points ``(n, *point_shape)``, or the number of points that a saved state will bring.
         scales: numbers k of neighbours; those above half of the points are dropped.
-        components: kernels per point.
+        components: kernels per point, beside one of the least width, 1e-4, for points that are repeated.
         width: of the perceptron.
         nearest: in training mode, centres whose kernels are summed at each point, the nearest (a lower bound).
         seed: of the initial weights.
@@ -126,13 +126,13 @@ class KernelField(nn.Module):
         n_features, n_scales = 3 * len(self.scales) + 1, len(self.scales)
         g = torch.Generator().manual_seed(seed)
         self.first, self.second = linear(g, n_features, width), linear(g, width, width)
-        self.last = linear(g, width, components * (2 * n_scales + 2))
+        self.last = linear(g, width, components * (2 * n_scales + 2) + 1)
         start = torch.zeros(components, 2 * n_scales + 2)
         # Standard deviations a quarter of the neighbours' distances, from narrow to wide.
         start[:, :n_scales] = -3 + 0.3 * torch.randn(components, n_scales, generator=g)
         start[:, n_scales] = -3 + torch.linspace(-1.5, 1.5, components)
         self.last.weight.data.mul_(0.1)
-        self.last.bias.data.copy_(start.reshape(-1))
+        self.last.bias.data.copy_(torch.cat([start.reshape(-1), torch.tensor([-3.0])]))
         self.uniform = nn.Parameter(torch.tensor(-4.6)) if _log_volume(manifold) is not None else None
         self._around: tuple[Any, _Neighbours] | None = None
         self.register_buffer("centres", points)
@@ -150,8 +150,8 @@ class KernelField(nn.Module):
         M, n = self.manifold, len(self.centres)
         features, means, moments, sizes = self._look(left_out)
         h = nn.functional.silu(self.first((features - self.feature_mean) / self.feature_std))
-        out = self.last(nn.functional.silu(self.second(h))).reshape(n, self.components, -1).double()
-        k = len(self.scales)
+        flat, k = self.last(nn.functional.silu(self.second(h))).double(), len(self.scales)
+        out = flat[:, :-1].reshape(n, self.components, -1)
         spread, isotropic, pull, log_w = (
             out[..., :k].exp(),
             out[..., k].exp(),
@@ -166,7 +166,9 @@ class KernelField(nn.Module):
             mu = mu * (0.25 * M.injectivity_radius / mu.norm(dim=-1, keepdim=True).clamp_min(1e-12)).clamp(max=1)
             trace = cov.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(FLOOR**2)
             cov = cov * ((0.75 * normal_reach(M)) ** 2 / trace).clamp(max=1)[..., None, None]
-        cov = cov + FLOOR**2 * eye
+        # The last kernel is a point as far as repeats are concerned.
+        mu, cov = nn.functional.pad(mu, (0, 0, 0, 1)), nn.functional.pad(cov, (0, 0, 0, 0, 0, 1)) + FLOOR**2 * eye
+        log_w = torch.cat([log_w, flat[:, -1:]], 1)
         factors, info = torch.linalg.cholesky_ex(cov)
         if bool(info.any()):
             raise NumericsError(
@@ -191,7 +193,7 @@ class KernelField(nn.Module):
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density under all kernels, ``(n,)``."""
         kernels, parts = self.kernels(), [x.new_zeros(0, dtype=torch.float64)]
-        rows = max(1, _PAIRS // (len(self.centres) * self.components * self.manifold.dim))
+        rows = max(1, _PAIRS // (len(self.centres) * (self.components + 1) * self.manifold.dim))
         for start in range(0, len(x), rows):
             v, jacobian = self._geometry(slice(None), x[start : start + rows].double().unsqueeze(1))
             parts.append(self._sum(kernels, v, jacobian, None))
@@ -203,7 +205,7 @@ class KernelField(nn.Module):
         log_w = torch.cat([kernels.log_weights.flatten(), kernels.log_uniform.reshape(1)])
         pick = torch.multinomial(log_w.exp(), n, replacement=True, generator=generator)
         which = pick.clamp(max=len(log_w) - 2)
-        centre = which // self.components
+        centre = which // (self.components + 1)
         noise = torch.randn(n, M.dim, 1, generator=generator, dtype=torch.float64, device=log_w.device)
         v = kernels.means.flatten(0, 1)[which] + (kernels.factors.flatten(0, 1)[which] @ noise).squeeze(-1)
         extra = (1,) * len(M.point_shape)

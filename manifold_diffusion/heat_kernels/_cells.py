@@ -23,25 +23,29 @@ from torch import Tensor
 from ..manifolds import Manifold
 from ._cell_jets import CellJets
 from ._cell_tree import build_tree, expand_ranges, reduced
-from ._noised_value import NoisedValue, plain, untracked
+from ._noised_value import NoisedValue, met, pick, plain, untracked
 from ._round import round_space
 
 __all__ = ["CellSums"]
 
 _DEGREES = {2: 8, 3: 6}
-_LEAF, _FEW = 16, 6
+"""Degree of the moments by dimension."""
+_LEAF, _FEW = 32, 12
 """Points of a cell that is not halved, and of one that is summed point by point."""
-_QUERIES, _PAIRS = 64, 1 << 14
+_QUERIES, _PAIRS = 256, 1 << 14
+"""Queries and pairs that are worked on at a time."""
 _VISIT, _CELL, _POINT = 0.25, 0.9, 0.1
 """Microseconds of a pair of a query and a cell that is looked at, of one that is summed, and of a point."""
 _REST, _LEFT = 0.35, 0.1
 """Shares of the error that is asked for: what the moments leave, and what cells that are left out can add."""
+_HOPES = 8.0, 1.0
+"""Most cells stay far below the largest error that is allowed: it is first taken to be larger."""
 _NONE = -1e300
 
 
 @dataclass(frozen=True)
 class _Choice:
-    """What is summed for some queries; logarithms are those of shares of the whole weight."""
+    """What is summed for some queries."""
 
     cells: tuple[Tensor, Tensor]  # image of a query, cell
     places: tuple[Tensor, Tensor]  # image of a query, place of a point
@@ -70,12 +74,11 @@ class CellSums:
         with untracked():
             y = self._where(points)
             self.tree = tree = build_tree(y.numpy(), _LEAF)
-            n = len(tree.points)
-            self._at = torch.from_numpy(tree.place.copy())  # of each row; below zero: -1 minus a row of the late ones
+            # Places of the rows of the data; those after the places of the tree are of points that came later.
+            self._at = torch.from_numpy(tree.place.copy())
             self._points = torch.from_numpy(tree.points)
-            self._weights = torch.empty(n, dtype=torch.float64)
+            self._weights = torch.empty(len(y), dtype=torch.float64)
             self._weights[self._at] = weights.cpu()
-            self._late, self._late_weights = y[:0], weights[:0].cpu()
             self._centre, self._depth = torch.from_numpy(tree.centre), torch.from_numpy(tree.depth)
             self._radius = 2 * (self._depth / 2).clamp_max(1).sqrt().asin()
             self._spread = torch.where(self._depth < 1, self._depth * (2 - self._depth), math.inf).sqrt()
@@ -94,12 +97,14 @@ class CellSums:
 
     def _sum(self, among: np.ndarray | None) -> None:
         """Weights and means of the cells."""
-        w = self._weights.unsqueeze(1)
-        values = torch.cat([w, w * self._points], 1).numpy()
+        n = len(self.tree.place)
+        w = self._weights[:n].unsqueeze(1)
+        values = torch.cat([w, w * self._points[:n]], 1).numpy()
         self._sums = self.tree.sums(values, among, self._sums)
         sums = torch.from_numpy(self._sums)
         self._log_weight = sums[:, 0].log().clamp_min(_NONE)
         self._mean = sums[:, 1:] / sums[:, :1].clamp_min(1e-300)
+        self._log_total = math.log(float(self._weights.sum()))
 
     def _concentration(self) -> Tensor:
         """log A of the cells, see :mod:`._cell_jets`."""
@@ -121,28 +126,21 @@ class CellSums:
 
     def added(self, points: Tensor, weights: Tensor, count: int) -> None:
         """Take note of ``count`` new points at the end of all: they are summed for every query until a rebuild."""
-        late = self._where(points[len(points) - count :])
-        self._at = torch.cat([self._at, -1 - len(self._late) - torch.arange(count)])
-        self._late = torch.cat([self._late, late])
-        self._late_weights = torch.cat([self._late_weights, weights[len(weights) - count :].cpu()])
+        self._at = torch.cat([self._at, len(self._points) + torch.arange(count)])
+        self._points = torch.cat([self._points, self._where(points[len(points) - count :])])
+        self._weights = torch.cat([self._weights, weights[len(weights) - count :].cpu()])
+        self._log_total = math.log(float(self._weights.sum()))
         self._refresh(points, weights, count)
 
     def removed(self, points: Tensor, weights: Tensor, kept: Tensor) -> None:
         """Take note that the rows of a mask were kept; ``points`` and ``weights`` are those that are left."""
         gone, self._at = self._at[~kept], self._at[kept]
-        places = gone[gone >= 0]
-        if len(places):
-            self._weights[places] = 0
-            path = self.tree.path(places.numpy())
-            self._sum(path)
-            self._slot[path] = -1
-            self._log_share[path] = 0
-        stays = torch.ones(len(self._late), dtype=torch.bool)
-        stays[-1 - gone[gone < 0]] = False
-        late = self._at < 0
-        self._at[late] = -1 - (stays.cumsum(0) - 1)[-1 - self._at[late]]
-        self._late, self._late_weights = self._late[stays], self._late_weights[stays]
-        self._refresh(points, weights, int((~kept).sum()))
+        self._weights[gone] = 0
+        path = self.tree.path(gone[gone < len(self.tree.place)].numpy())
+        self._sum(path)
+        self._slot[path] = -1
+        self._log_share[path] = 0
+        self._refresh(points, weights, len(gone))
 
     def _refresh(self, points: Tensor, weights: Tensor, changes: int) -> None:
         self._changes += changes
@@ -164,41 +162,45 @@ class CellSums:
             want_score: whether to compute the score.
         """
         found: list[tuple[Tensor, NoisedValue]] = []
-        given_up = [torch.nonzero(tau > self.time_max).squeeze(1)]
-        for part in torch.nonzero(tau <= self.time_max).squeeze(1).split(_QUERIES):
-            with untracked():
-                choice = self._choose(
-                    self._where(plain(x)[part]), tau[part] / self.space.slowdown, rtol,
-                    torch.full((len(part),), math.inf) if most is None else most[part],
-                )  # fmt: skip
-            value = self._value(x[part], tau[part], choice, want_score)
-            done = ~choice.given_up & value.log_prob_error.cpu().isfinite()
-            if bool(done.any()):
-                rows = {k: None if v is None else v[done.to(v.device)] for k, v in vars(value).items()}
-                found.append((part[done], NoisedValue(**rows)))
-            given_up.append(part[~done])
-        return found, torch.cat(given_up)
+        early = tau <= self.time_max
+        given_up, left = [torch.nonzero(~early).squeeze(1)], torch.nonzero(early).squeeze(1)
+        for hope in _HOPES:
+            if len(left) == 0:
+                break
+            again = []
+            for part in left.split(_QUERIES):
+                with untracked():
+                    choice = self._choose(
+                        self._where(plain(x)[part]), tau[part] / self.space.slowdown, hope * rtol,
+                        torch.full((len(part),), math.inf) if most is None else most[part],
+                    )  # fmt: skip
+                value = self._value(x[part], tau[part], choice, want_score)
+                good = met(self.manifold, plain(x[part]), value, tau[part], rtol) & ~choice.given_up
+                if bool(good.any()):
+                    found.append((part[good], pick(value, good)))
+                given_up.append(part[choice.given_up])
+                again.append(part[~good & ~choice.given_up])
+            left = torch.cat(again)
+        return found, torch.cat([*given_up, left])
 
     def _choose(self, q: Tensor, tau: Tensor, rtol: float, most: Tensor) -> _Choice:
         """Refine cells from the top for a few queries, unit vectors ``(n, d)``."""
         n, kernel = len(q), self.jets.kernel
         images = torch.cat([sign * q for sign in self.space.signs])
-        log_total = self._total().log()
         top = self.tree.levels[0].stop
         image = torch.arange(len(images)).repeat_interleave(top)
         cell = torch.arange(top).repeat(len(images))
         log_unit, log_error, log_slope = (torch.full((n,), _NONE, dtype=torch.float64) for _ in range(3))
-        if len(self._late):
-            versine = (images.unsqueeze(1) - self._late).square().sum(2) / 2
-            theta = 2 * (versine / 2).clamp(0, 1).sqrt().asin()
-            low = self._log_low(theta, tau.repeat(len(self.space.signs)).unsqueeze(1))
-            low = torch.logsumexp(low + self._late_weights.log().clamp_min(_NONE) - log_total, 1).clamp_min(_NONE)
-            log_unit = torch.logsumexp(low.reshape(-1, n), 0).clamp_min(_NONE)
+        late = torch.arange(len(self.tree.place), len(self._points))
+        late = torch.arange(len(images)).repeat_interleave(len(late)), late.repeat(len(images))
+        if len(late[0]):
+            low = self._log_low(self._angle(images, *late), tau[late[0] % n])
+            log_unit = _log_sums(low + self._log_weights(late[1]), late[0] % n, n)
         weight, spent = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
         summed, single = [(image[:0], cell[:0])], [(image[:0], cell[:0])]
         while len(image):
             row = image % n
-            t, w = tau[row], self._log_weight.index_select(0, cell) - log_total
+            t, w = tau[row], self._log_weight.index_select(0, cell)
             at = images.index_select(0, image)
             theta = _angle(at, self._centre.index_select(0, cell))
             radius = self._radius.index_select(0, cell)
@@ -209,12 +211,10 @@ class CellSums:
             # Beyond the largest angle of the expansion the value there is an upper bound.
             wide = theta.clamp(1e-9, math.sqrt(kernel.square_max))
             ratio = (wide / wide.sin()).log()
-            near = torch.minimum((theta - radius).clamp_min(0), wide)
-            majorant = kernel.log_majorant(near.square(), ratio, t)
-            high = majorant + t * (kernel.high - kernel.n * (kernel.n - 1) / 12)
-            steep = majorant + ratio - t.log() + (theta + radius).clamp(1e-300, 1).log()
+            high, steep = self._log_high(torch.minimum((theta - radius).clamp_min(0), wide), t, ratio, theta + radius)
             root = t.log() / 2
-            out = torch.maximum(high, steep + root) <= math.log(_LEFT * rtol) + level[row]
+            out = torch.maximum(high, steep + root) <= math.log(_LEFT * rtol) - self._log_total + level[row]
+            out |= w <= _NONE / 2
             log_error = torch.logaddexp(log_error, _log_sums((high + w)[out], row[out], n))
             log_slope = torch.logaddexp(log_slope, _log_sums((steep + w)[out], row[out], n))
             spent.index_add_(0, row, torch.full_like(low, _VISIT))
@@ -250,12 +250,17 @@ class CellSums:
         image, cell = (torch.cat(a) for a in zip(*single, strict=True))
         places, owner = expand_ranges(self.tree.start[cell.numpy()], self.tree.count[cell.numpy()])
         image, places = image[torch.from_numpy(owner)], torch.from_numpy(places)
-        keep = ~given_up[image % n]
-        image, places = image[keep], places[keep]
+        image, places = torch.cat([image, late[0]]), torch.cat([places, late[1]])
+        theta, w, t = self._angle(images, image, places), self._log_weights(places), tau[image % n]
         # The mean of a few points can be much further away than the nearest of them.
-        low = self._log_low(_angle(images.index_select(0, image), self._points.index_select(0, places)), tau[image % n])
-        low = low + self._weights.index_select(0, places).log().clamp_min(_NONE) - log_total
-        log_unit = torch.logaddexp(log_unit, _log_sums(low, image % n, n))
+        log_unit = torch.logaddexp(log_unit, _log_sums(self._log_low(theta, t) + w, image % n, n))
+        far = theta.square() > kernel.square_max
+        if bool(far.any()):
+            high, steep = self._log_high(theta.new_tensor(math.sqrt(kernel.square_max)), t[far])
+            log_error = torch.logaddexp(log_error, _log_sums(high + w[far], image[far] % n, n))
+            log_slope = torch.logaddexp(log_slope, _log_sums(steep + w[far], image[far] % n, n))
+        keep = ~given_up[image % n] & ~far
+        image, places = image[keep], places[keep]
         i, c = (torch.cat(a) for a in zip(*summed, strict=True))
         keep = ~given_up[i % n]
         i, c = i[keep], c[keep]
@@ -263,9 +268,31 @@ class CellSums:
         self._prepare(c)
         return _Choice((i[order], c[order]), (image, places), log_unit, log_error, log_slope, given_up)
 
-    def _total(self) -> Tensor:
-        assert self._sums is not None
-        return torch.as_tensor(self._sums[: self.tree.levels[0].stop, 0].sum()) + self._late_weights.sum()
+    def _angle(self, images: Tensor, image: Tensor, place: Tensor) -> Tensor:
+        return _angle(images.index_select(0, image), self._points.index_select(0, place))
+
+    def _log_weights(self, place: Tensor) -> Tensor:
+        return self._weights.index_select(0, place).log().clamp_min(_NONE)
+
+    def _log_high(
+        self, near: Tensor, tau: Tensor, log_ratio: Tensor | None = None, far: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Upper bounds of the logarithms of the kernel and its gradient at angles from ``near`` to ``far``.
+
+        Args:
+            near: smallest angle, not beyond the expansion.
+            tau: time.
+            log_ratio: a bound of log(theta / sin(theta)) there.
+            far: largest angle.
+        """
+        kernel = self.jets.kernel
+        if log_ratio is None:
+            log_ratio = (near / near.sin()).log()
+        majorant = kernel.log_majorant(near.square(), log_ratio, tau)
+        steep = majorant + log_ratio - tau.log()
+        if far is not None:
+            steep = steep + far.clamp(1e-300, 1).log()
+        return majorant + tau * (kernel.high - kernel.n * (kernel.n - 1) / 12), steep
 
     def _log_low(self, theta: Tensor, tau: Tensor) -> Tensor:
         """Lower bound of the logarithm of the kernel."""
@@ -299,7 +326,6 @@ class CellSums:
         unit = choice.log_unit.repeat(len(space.signs)).to(device)
         total = torch.zeros(len(images), dtype=q.dtype, device=device)
         gradient = torch.zeros_like(images)
-        log_total = self._total().log()
         same = bool((tau == tau[0]).all())
 
         def add(image: Tensor, value: Tensor, slope: Tensor | None) -> None:
@@ -315,24 +341,13 @@ class CellSums:
             moments = self._moments.index_select(0, self._slot.index_select(0, cell)).to(device)
             centre, image = self._centre.index_select(0, cell).to(device), image.to(device)
             value, slope = self.jets.sums(
-                images.index_select(0, image), centre, moments, time(image), unit[image] + log_total, want_score
+                images.index_select(0, image), centre, moments, time(image), unit[image], want_score
             )
             add(image, value, slope)
-        late = torch.arange(len(self._late))
-        pairs = (
-            torch.cat([choice.places[0], torch.arange(len(images)).repeat_interleave(len(late))]),
-            torch.cat([choice.places[1], len(self._points) + late.repeat(len(images))]),
-        )
-        for image, place in zip(*(a.split(_PAIRS) for a in pairs), strict=True):
-            held = place < len(self._points)
-            points, weights = self._points, self._weights
-            if not bool(held.all()):
-                points, weights = torch.cat([points, self._late]), torch.cat([weights, self._late_weights])
-            point, image = points.index_select(0, place).to(device), image.to(device)
-            weight = weights.index_select(0, place).to(device)
-            value, slope = self.jets.single(
-                images.index_select(0, image), point, time(image), unit[image] + log_total
-            )
+        for image, place in zip(*(a.split(_PAIRS) for a in choice.places), strict=True):
+            point, weight = (a.index_select(0, place).to(device) for a in (self._points, self._weights))
+            image = image.to(device)
+            value, slope = self.jets.single(images.index_select(0, image), point, time(image), unit[image])
             add(image, weight * value, (weight * slope).unsqueeze(1) * point if want_score else None)
 
         p = total.reshape(-1, n).sum(0)
@@ -340,7 +355,7 @@ class CellSums:
         known = plain(p) > error
         safe = torch.where(known, p, 1.0)
         share = torch.where(known, error / plain(safe), 0.0)
-        log_p = torch.where(known, safe.log() + choice.log_unit.to(device) + space.log_scale, math.nan)
+        log_p = torch.where(known, safe.log() + choice.log_unit.to(device) + (space.log_scale - self._log_total), math.nan)
         score, bound = None, None
         if want_score:
             signs = torch.tensor(space.signs, dtype=q.dtype, device=device).reshape(-1, 1, 1)

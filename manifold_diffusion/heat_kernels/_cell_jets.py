@@ -9,8 +9,8 @@ With the centre c of a cell, an orthonormal frame E of its tangent space, :math:
     \mu_{\alpha j} + R, \qquad \mu_{\alpha j} = \sum_i w_i\, \xi_i^\alpha s_i^j.
 
 Derivatives of F are positive and at most :math:`G\kappa^m` (:mod:`._zonal_jet`): the terms of one point are dominated
-by those of :math:`G e^{Xt + Yt^2}` in powers of t, with :math:`X = \kappa|a||\xi|` and :math:`Y = \kappa|b||s|`, so that
-for any :math:`\lambda \ge 1` the rest is at most :math:`\lambda^{-M-1} G e^{X\lambda + Y\lambda^2}`. Let
+by those of :math:`G e^{Xt + Yt^2}` in powers of t, with :math:`X = \kappa|a||\xi|` and :math:`Y = \kappa|b||s|`, so
+that for any :math:`\lambda \ge 1` the rest is at most :math:`\lambda^{-M-1} G e^{X\lambda + Y\lambda^2}`. Let
 :math:`\delta` and h be the largest :math:`|\xi_i|` and :math:`|s_i|`, and take
 :math:`\lambda_i = \lambda\delta/|\xi_i|` for each point:
 

@@ -107,7 +107,7 @@ class CellSums:
         self._log_total = math.log(float(self._weights.sum()))
 
     def _concentration(self) -> Tensor:
-        """log A of the cells, see :mod:`._cell_jets`."""
+        """Logarithm of A of the cells, see :mod:`._cell_jets`."""
         tree, out = self.tree, np.zeros(len(self.tree.start))
         for level in tree.levels:
             start, count = tree.start[level], tree.count[level]
@@ -355,7 +355,9 @@ class CellSums:
         known = plain(p) > error
         safe = torch.where(known, p, 1.0)
         share = torch.where(known, error / plain(safe), 0.0)
-        log_p = torch.where(known, safe.log() + choice.log_unit.to(device) + (space.log_scale - self._log_total), math.nan)
+        log_p = torch.where(
+            known, safe.log() + choice.log_unit.to(device) + (space.log_scale - self._log_total), math.nan
+        )
         score, bound = None, None
         if want_score:
             signs = torch.tensor(space.signs, dtype=q.dtype, device=device).reshape(-1, 1, 1)

@@ -112,7 +112,7 @@ class ZonalJet:
         return start + m * (log_ratio - tau.log()) + tau * rest
 
     def log_majorant(self, square: Tensor, log_ratio: Tensor, tau: Tensor) -> Tensor:
-        """log G of the module's formula, at any time and angle."""
+        """Logarithm of G of the module's formula, at any time and angle."""
         n = self.n
         leading = -square / (2 * tau) + (n - 1) / 2 * log_ratio
         return leading - n / 2 * (2 * math.pi * tau).log() + n * (n - 1) / 12 * tau

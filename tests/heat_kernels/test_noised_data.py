@@ -12,6 +12,7 @@ from torch import Tensor
 
 from manifold_diffusion._errors import CapabilityError, ConfigError, DataError, ManifoldError, NumericsError
 from manifold_diffusion.heat_kernels import HeatKernelMixture, NoisedData, heat_kernel
+from manifold_diffusion.heat_kernels._data_points import DataPoints
 from manifold_diffusion.heat_kernels._harmonics import harmonics
 from manifold_diffusion.heat_kernels._retrieval import retrieval
 from manifold_diffusion.manifolds import SO3, Euclidean, Hyperboloid, Manifold, Product, Sphere, Torus, gradient
@@ -80,9 +81,10 @@ def test_a_fixed_number_of_neighbours_does_not_keep_the_bound() -> None:
     x = data.sample(20, tau, generator(1))
     full = data.evaluate(x, tau, evaluator="full")
     data.evaluate(x, tau, evaluator="golden")
-    assert data._golden is not None
+    golden = data._evaluators.golden
+    assert golden is not None
     w = data.weights / data.weights.sum()
-    value, excess, _ = data._golden._sum(x, torch.full((20,), tau, dtype=F64), data.points, w, 32, 1e-3, True)
+    value, excess, _ = golden._sum(x, torch.full((20,), tau, dtype=F64), data.points, w, 32, 1e-3, True)
     assert float((value.log_prob - full.log_prob).abs().min()) > 1e-3
     assert float(excess.min()) > 1 and bool((value.log_prob_error >= (value.log_prob - full.log_prob).abs()).all())
 
@@ -144,10 +146,11 @@ def test_series_says_where_it_knows_nothing() -> None:
     assert bool(value.log_prob[1].isnan()) and bool(value.score[1].isnan().all())
     with pytest.raises(NumericsError, match="evaluator='auto' or 'full'"):
         data.log_prob(far, 0.02, evaluator="spectral")
-    assert data._spectrum is not None
-    built = data._spectrum.degree
+    spectrum = data._evaluators.spectrum
+    assert spectrum is not None
+    built = spectrum.degree
     early = data.evaluate(data.points, 1e-5, evaluator="spectral")  # refused at no cost
-    assert early.log_prob_error == torch.inf and bool(early.score.isnan().all()) and data._spectrum.degree == built
+    assert early.log_prob_error == torch.inf and bool(early.score.isnan().all()) and spectrum.degree == built
     torch.testing.assert_close(data.log_prob(far, 0.02), data.log_prob(far, 0.02, evaluator="full"))
 
 
@@ -169,20 +172,21 @@ def test_harmonics_are_orthonormal_up_to_the_highest_degree(M: Manifold) -> None
         assert float(M.norm(one, slope) / expected) < 1e-10
 
 
-def test_auto_meets_its_goal_with_all_three() -> None:
+def test_auto_meets_its_goal_with_all_four() -> None:
     M = Sphere(2)
     data = NoisedData(M, spread(M, 4000))
     tau = torch.logspace(-5, 0.5, 40, dtype=F64)
     x = torch.stack([data.sample(1, float(t), generator(i))[0] for i, t in enumerate(tau)])
     used = set()
-    for _ in range(2):  # the coefficients are computed once they are worth it
+    for batch in (x[:4], x, x):  # coefficients and cells are computed once they are worth it
+        data.evaluate(batch, tau[: len(batch)])
         value = data.evaluate(x, tau)
         used |= set(value.evaluator.tolist())
         full = data.evaluate(x, tau, evaluator="full")
         assert bool(((value.log_prob - full.log_prob).abs() <= value.log_prob_error + full.log_prob_error).all())
         assert float(value.log_prob_error.max()) <= 1e-3
         assert float((M.norm(x, value.score - full.score) * tau.sqrt()).max()) <= 1e-3
-    assert used == {0, 1, 2}
+    assert used == {0, 1, 2, 3}
 
 
 def test_a_goal_below_rounding_is_refused() -> None:
@@ -318,13 +322,13 @@ def test_memory_maps_are_read_in_blocks(tmp_path: Path, monkeypatch: pytest.Monk
     file[:] = points.numpy()
     data = NoisedData(M, np.memmap(tmp_path / "points", dtype=np.float32, mode="r", shape=(1000, 3)), block=64)
     held, x = NoisedData(M, points), M.project(spread(M, 8, 9))
-    seen, read = [], NoisedData._read
+    seen, read = [], DataPoints.read
 
-    def watched(self: NoisedData, part: slice) -> Tensor:
+    def watched(self: DataPoints, part: slice) -> Tensor:
         seen.append(part.stop - part.start)
         return read(self, part)
 
-    monkeypatch.setattr(NoisedData, "_read", watched)
+    monkeypatch.setattr(DataPoints, "read", watched)
     for evaluator in ("full", "spectral", "auto"):
         torch.testing.assert_close(data.log_prob(x, 0.3, evaluator=evaluator), held.log_prob(x, 0.3), rtol=1e-3, atol=0)
         torch.testing.assert_close(data.score(x, 0.3, evaluator=evaluator), held.score(x, 0.3), rtol=0, atol=1e-3)

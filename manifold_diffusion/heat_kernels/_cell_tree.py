@@ -87,7 +87,7 @@ def build_tree(points: np.ndarray, leaf: int) -> CellTree:
         leaf: largest number of points of a cell that is not halved.
     """
     n = points.shape[1] - 1
-    bits = 56 // n
+    bits = 60 // n  # with the number of the face the code has 63 bits
     codes = _morton(points, bits)
     order = codes.argsort(kind="stable")
     codes, points = codes[order], points[order]

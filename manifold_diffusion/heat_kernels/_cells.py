@@ -92,6 +92,13 @@ class CellSums:
             self._used = 0
         self._changes = 0
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that is held, in bytes."""
+        arrays = [a for a in vars(self.tree).values() if isinstance(a, np.ndarray)]
+        tensors = [a.numpy() for a in vars(self).values() if isinstance(a, Tensor)]
+        return sum({a.ctypes.data: a.nbytes for a in arrays + tensors if a.size}.values())
+
     def _where(self, x: Tensor) -> Tensor:
         return self.space.unit_vectors(plain(x).cpu())
 

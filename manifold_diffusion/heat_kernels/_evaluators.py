@@ -90,11 +90,15 @@ class Evaluators:
         pieces: list[tuple[Tensor, NoisedValue]] = []
         n = len(self.data)
         full = _FULL * n
+        cells = self._cells_pay(full)
         series = torch.full((len(x),), math.inf, dtype=torch.float64)
         if _offers(harmonics, self.manifold):
-            series = self._get_spectrum().cost(tau, rtol, n, full * self._queries)
+            otherwise = torch.full_like(series, full)
+            if cells:
+                otherwise[tau <= self._get_cells().time_max] = _CELLS
+            series = self._get_spectrum().cost(tau, rtol, n, otherwise * self._queries)
         next_best = series.clamp_max(full)
-        if self._cells_pay(full):
+        if cells:
             self._try_series(x, tau, torch.nonzero(series < min(full, _CELLS)).squeeze(1), rtol, want_score, pieces)
             part = missing(torch.arange(len(x)), pieces)
             if len(part):

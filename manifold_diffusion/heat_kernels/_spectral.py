@@ -132,10 +132,11 @@ class EmpiricalSpectrum:
         if self.degree >= 0:
             self._accumulate([(points, sign * weights)])
 
-    def cost(self, tau: Tensor, rtol: float, n_points: int, paid: float) -> Tensor:
+    def cost(self, tau: Tensor, rtol: float, n_points: int, paid: Tensor) -> Tensor:
         """Microseconds a query at each time; infinite where no degree will do or the moments are not worth it yet.
 
-        Moments of ``n_points`` are computed once the full scans of all queries so far (``paid``) would have cost more.
+        Moments of ``n_points`` are computed once all queries so far would have cost more without them, at the price of
+        such a query: ``paid``, one for each.
         """
         H, octaves = self.harmonics, _octaves(tau)
         out = torch.full(tau.shape, math.inf, dtype=torch.float64)
@@ -143,8 +144,10 @@ class EmpiricalSpectrum:
             degree = self._degree(octave, rtol / 10 / self._volume)
             if degree is None:
                 continue
-            if self.degree >= degree or H.n_modes(self._grown(degree)) * n_points * H.mode_cost <= paid:
-                out[octaves == octave] = H.n_modes(degree) * H.mode_cost
+            here = octaves == octave
+            worth = H.n_modes(self._grown(degree)) * n_points * H.mode_cost <= paid[here].max()
+            if self.degree >= degree or bool(worth):
+                out[here] = H.n_modes(degree) * H.mode_cost
         return out
 
     def evaluate(self, x: Tensor, tau: Tensor, rtol: float, want_score: bool, weight: float) -> NoisedValue:

@@ -34,7 +34,7 @@ _LEAF, _FEW = 32, 12
 """Points of a cell that is not halved, and of one that is summed point by point."""
 _QUERIES, _PAIRS = 256, 1 << 14
 """Queries and pairs that are worked on at a time."""
-_VISIT, _CELL, _POINT = 0.25, 0.9, 0.1
+_VISIT, _CELL, _POINT = 0.35, 1.2, 0.1
 """Microseconds of a pair of a query and a cell that is looked at, of one that is summed, and of a point."""
 _REST, _LEFT = 0.35, 0.1
 """Shares of the error that is asked for: what the moments leave, and what cells that are left out can add."""

@@ -26,8 +26,8 @@ __all__ = ["Evaluators"]
 
 _FULL, _GOLDEN = 0.1, 1.0
 """Microseconds a pair of a query and a point, in the full scan and in the golden subset."""
-_CELLS, _TREE = 350.0, 3.0
-"""Microseconds a query in cells, about, and a point in building their tree."""
+_CELLS, _CALL, _TREE = 350.0, 5000.0, 3.0
+"""Microseconds a query in cells, about, a call of them, and a point in building their tree."""
 
 
 class Evaluators:
@@ -90,7 +90,7 @@ class Evaluators:
         pieces: list[tuple[Tensor, NoisedValue]] = []
         n = len(self.data)
         full = _FULL * n
-        cells = self._cells_pay(full)
+        cells = self._cells_pay(full, len(x))
         series = torch.full((len(x),), math.inf, dtype=torch.float64)
         if _offers(harmonics, self.manifold):
             otherwise = torch.full_like(series, full)
@@ -131,9 +131,11 @@ class Evaluators:
         if bool(good.any()):
             pieces.append((part[good], pick(value, good)))
 
-    def _cells_pay(self, full: float) -> bool:
+    def _cells_pay(self, full: float, queries: int) -> bool:
         """Whether cells are offered, cheaper than full scans, and built or worth it by the scans of all queries."""
-        if not self.data.held or full < _CELLS or not _offers(round_space, self.manifold):
+        if full * queries < _CALL + _CELLS * queries:
+            return False
+        if not self.data.held or not _offers(round_space, self.manifold):
             return False
         return self.cells is not None or _TREE * len(self.data) <= full * self._queries
 
@@ -185,7 +187,8 @@ class Evaluators:
 
     def _get_cells(self) -> CellSums:
         if self.cells is None:
-            self.cells = CellSums(self.manifold, self.data.tensor("sorted into cells"), self.data.weights)
+            with untracked():
+                self.cells = CellSums(self.manifold, self.data.tensor("sorted into cells"), self.data.weights)
         return self.cells
 
     def _get_spectrum(self) -> EmpiricalSpectrum:

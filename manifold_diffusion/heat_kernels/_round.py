@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from functools import singledispatch
 
@@ -56,7 +57,7 @@ class RotationRound(RoundSpace):
     """Rotations as unit quaternions, whose angle is half that of the rotation."""
 
     n, signs, slowdown = 3, (1.0, -1.0), 4.0
-    log_scale = -float(torch.tensor(8.0, dtype=torch.float64).log())
+    log_scale = -math.log(8)  # lengths are doubled in three dimensions
 
     def __init__(self, manifold: SO3) -> None:
         self.manifold, self._harmonics = manifold, RotationHarmonics(manifold)

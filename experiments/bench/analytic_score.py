@@ -120,14 +120,16 @@ def main() -> None:
             generator = torch.Generator().manual_seed(args.seed)
             data = NoisedData(SPACES[space], clusters(SPACES[space], n, generator))
             built = {}
-            for evaluator in [e for e in args.evaluators if e in ("golden", "cells")]:
+            for evaluator in ("golden", "cells"):
+                if evaluator not in args.evaluators:
+                    continue
                 start = time.process_time()
                 try:
                     data.evaluate(torch.as_tensor(data.points[:1]), 1e-6, evaluator=evaluator)
                 except TypeError:  # CapabilityError
                     continue
                 built[evaluator] = f"{evaluator} built in {time.process_time() - start:.2f} s"
-            print(f"\n{SPACES[space]}, {n:,} points, {', '.join(built.values())}\n")
+            print(f"\n{', '.join([str(SPACES[space]), f'{n:,} points', *built.values()])}\n")
             print("| " + " | ".join(["tau", "full", *args.evaluators]) + " |")
             print("| " + " | ".join(["---"] * (2 + len(args.evaluators))) + " |")
             for tau in args.times:

@@ -34,9 +34,6 @@ def weighted(M: Manifold, n: int = 400, seed: int = 0) -> NoisedData:
     return NoisedData(M, spread(M, n, seed), torch.rand(n, generator=generator(seed + 1), dtype=F64) + 0.1)
 
 
-# ------------------------------------------------------------------ the evaluators
-
-
 @pytest.mark.parametrize("M", MANIFOLDS, ids=repr)
 def test_full_scan_is_the_log_mixture_and_its_gradient(M: Manifold) -> None:
     data = weighted(M, 60)
@@ -81,8 +78,7 @@ def test_a_fixed_number_of_neighbours_does_not_keep_the_bound() -> None:
     x = data.sample(20, tau, generator(1))
     full = data.evaluate(x, tau, evaluator="full")
     data.evaluate(x, tau, evaluator="golden")
-    golden = data._evaluators.golden
-    assert golden is not None
+    assert (golden := data._evaluators.golden) is not None
     w = data.weights / data.weights.sum()
     value, excess, _ = golden._sum(x, torch.full((20,), tau, dtype=F64), data.points, w, 32, 1e-3, True)
     assert float((value.log_prob - full.log_prob).abs().min()) > 1e-3
@@ -146,8 +142,7 @@ def test_series_says_where_it_knows_nothing() -> None:
     assert bool(value.log_prob[1].isnan()) and bool(value.score[1].isnan().all())
     with pytest.raises(NumericsError, match="evaluator='auto' or 'full'"):
         data.log_prob(far, 0.02, evaluator="spectral")
-    spectrum = data._evaluators.spectrum
-    assert spectrum is not None
+    assert (spectrum := data._evaluators.spectrum) is not None
     built = spectrum.degree
     early = data.evaluate(data.points, 1e-5, evaluator="spectral")  # refused at no cost
     assert early.log_prob_error == torch.inf and bool(early.score.isnan().all()) and spectrum.degree == built
@@ -180,9 +175,8 @@ def test_auto_meets_its_goal_with_all_four() -> None:
     used = set()
     for batch in (x[:4], x, x):  # coefficients and cells are computed once they are worth it
         used |= set(data.evaluate(batch, tau[: len(batch)]).evaluator.tolist())
-        value = data.evaluate(x, tau)
+        value, full = data.evaluate(x, tau), data.evaluate(x, tau, evaluator="full")
         used |= set(value.evaluator.tolist())
-        full = data.evaluate(x, tau, evaluator="full")
         assert bool(((value.log_prob - full.log_prob).abs() <= value.log_prob_error + full.log_prob_error).all())
         assert float(value.log_prob_error.max()) <= 1e-3
         assert float((M.norm(x, value.score - full.score) * tau.sqrt()).max()) <= 1e-3
@@ -387,7 +381,7 @@ def test_missing_evaluators_name_the_fix() -> None:
     data = NoisedData(M, spread(M, 20))
     x = data.sample(3, 0.1, generator(0))
     assert data.evaluate(x, 0.1).evaluator.tolist() == [0, 0, 0]
-    for evaluator in ("golden", "spectral"):
+    for evaluator in ("golden", "spectral", "cells"):
         with pytest.raises(CapabilityError, match="evaluator='full'"):
             data.score(x, 0.1, evaluator=evaluator)
 

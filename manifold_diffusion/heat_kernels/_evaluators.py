@@ -43,7 +43,7 @@ class Evaluators:
         self.cells: CellSums | None = None
         self.spectrum: EmpiricalSpectrum | None = None
         self._mixture: HeatKernelMixture | None = None
-        self._queries = 0
+        self._queries = self._in_cells = 0
 
     def evaluate(self, x: Tensor, tau: Tensor, evaluator: str, rtol: float, want_score: bool) -> NoisedValue:
         """Values at queries ``(n, *point_shape)`` and times ``(n,)``, float64."""
@@ -93,10 +93,11 @@ class Evaluators:
         cells = self._cells_pay(full, len(x))
         series = torch.full((len(x),), math.inf, dtype=torch.float64)
         if _offers(harmonics, self.manifold):
-            otherwise = torch.full_like(series, full)
+            otherwise = torch.full_like(series, full * self._queries)
             if cells:
-                otherwise[tau <= self._get_cells().time_max] = _CELLS
-            series = self._get_spectrum().cost(tau, rtol, n, otherwise * self._queries)
+                # Queries for which the series was good enough already don't ask for a higher degree.
+                otherwise[tau <= self._get_cells().time_max] = _CELLS * (self._in_cells + len(x))
+            series = self._get_spectrum().cost(tau, rtol, n, otherwise)
         next_best = series.clamp_max(full)
         if cells:
             self._try_series(x, tau, torch.nonzero(series < min(full, _CELLS)).squeeze(1), rtol, want_score, pieces)
@@ -105,6 +106,7 @@ class Evaluators:
                 budget = torch.where(series < _CELLS, full, next_best)[part]
                 found, _ = self._get_cells().evaluate(x[part], tau[part], rtol, budget, want_score)
                 pieces += [(part[i], v) for i, v in found]
+                self._in_cells += len(part)
             series = torch.where(series < _CELLS, math.inf, series)
         elif self.data.held and _offers(retrieval, self.manifold):
             most = (next_best / _GOLDEN).clamp(1, n).log2().floor()

@@ -37,6 +37,7 @@ class DataPoints:
         if block < 1:
             raise ConfigError(f"block must be at least 1; got {block}.")
         self.manifold, self.block = manifold, block
+        self._total: tuple[Tensor, float] | None = None
         if not isinstance(points, Tensor | np.ndarray):
             raise DataError(f"points must be a tensor or a NumPy array; got {type(points).__name__}.")
         if points.ndim != 1 + len(manifold.point_shape) or len(points) == 0:
@@ -53,6 +54,13 @@ class DataPoints:
 
     def __len__(self) -> int:
         return len(self.points)
+
+    @property
+    def total(self) -> float:
+        """Sum of the weights, taken once for the same weights."""
+        if self._total is None or self._total[0] is not self.weights:
+            self._total = self.weights, float(self.weights.sum())
+        return self._total[1]
 
     @property
     def held(self) -> bool:

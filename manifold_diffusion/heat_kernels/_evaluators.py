@@ -163,7 +163,7 @@ class Evaluators:
 
     def _laws(self) -> Iterator[tuple[HeatKernelMixture, float]]:
         """Mixtures over blocks of the data, with their share of the weight."""
-        total = float(self.data.weights.sum())
+        total = self.data.total
         if isinstance(self.data.points, Tensor):
             if self._mixture is None:
                 with untracked():
@@ -181,11 +181,11 @@ class Evaluators:
         if self.golden is None:
             with untracked():
                 self.golden = GoldenSubset(self.manifold, points)
-        weights = self.data.weights / self.data.weights.sum()
+        weights = self.data.weights / self.data.total
         return self.golden.evaluate(x, tau, points, weights, rtol, most, want_score)
 
     def _series(self, x: Tensor, tau: Tensor, rtol: float, want_score: bool) -> NoisedValue:
-        return self._get_spectrum().evaluate(x, tau, rtol, want_score, float(self.data.weights.sum()))
+        return self._get_spectrum().evaluate(x, tau, rtol, want_score, self.data.total)
 
     def _get_cells(self) -> CellSums:
         if self.cells is None:

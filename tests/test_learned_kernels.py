@@ -82,7 +82,7 @@ def test_moves_with_the_data() -> None:
 
 
 def test_predicts_new_points_better_than_bandwidths_alone() -> None:
-    train, val, test = _curve(250, 0).float(), _curve(125, 1).float(), _curve(8000, 2).float()
+    train, val, test = _curve(400, 0).float(), _curve(200, 1).float(), _curve(4000, 2).float()
     model = LearnedKernelDensity(Sphere(2), train)
     before = model.log_prob(test).mean()
     result = model.fit(val, max_steps=150, progress=False)

@@ -1,13 +1,94 @@
-"""Checks of the arguments of noised data: weights, errors, and what is to be removed or merged."""
+"""The points of noised data, in memory or in a file, and checks of what is said about them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from .._errors import ConfigError, DataError
+from ..manifolds import Manifold
 
-__all__ = ["are_weights", "checked_rtol", "checked_weights", "kept_rows", "merged"]
+__all__ = ["DataPoints", "are_weights", "checked_rtol", "checked_weights", "kept_rows", "merged"]
+
+
+class DataPoints:
+    """Checked points with their weights, which can be read in blocks.
+
+    Args:
+        manifold: where they are.
+        points: ``(n, *point_shape)``, a tensor or a NumPy array.
+        weights: ``(n,)`` or None.
+        block: points of an array that are read at a time.
+
+    Attributes:
+        points: a tensor, or an array that stays where it is.
+        weights: float64.
+    """
+
+    points: Tensor | np.ndarray
+    weights: Tensor
+
+    def __init__(
+        self, manifold: Manifold, points: Tensor | np.ndarray, weights: Tensor | None, block: int, merge: bool
+    ) -> None:
+        if block < 1:
+            raise ConfigError(f"block must be at least 1; got {block}.")
+        self.manifold, self.block = manifold, block
+        self._total: tuple[Tensor, float] | None = None
+        if not isinstance(points, Tensor | np.ndarray):
+            raise DataError(f"points must be a tensor or a NumPy array; got {type(points).__name__}.")
+        if points.ndim != 1 + len(manifold.point_shape) or len(points) == 0:
+            raise DataError(
+                f"points must have shape (n, {', '.join(map(str, manifold.point_shape))}) with n >= 1; got "
+                f"{tuple(points.shape)}."
+            )
+        self.points = points.detach() if isinstance(points, Tensor) else points
+        for part in self._parts():
+            manifold.check_point(self.read(part), "points")
+        self.weights = checked_weights(weights, len(points))
+        if merge:
+            self.points, self.weights = merged(self.tensor("merged"), self.weights)
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    @property
+    def total(self) -> float:
+        """Sum of the weights, taken once for the same weights."""
+        if self._total is None or self._total[0] is not self.weights:
+            self._total = self.weights, float(self.weights.sum())
+        return self._total[1]
+
+    @property
+    def held(self) -> bool:
+        """Whether the points are in memory."""
+        return isinstance(self.points, Tensor)
+
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Points and weights, a block at a time."""
+        for part in self._parts():
+            yield self.read(part), self.weights[part]
+
+    def read(self, part: slice | np.ndarray) -> Tensor:
+        """Some of the points."""
+        if isinstance(self.points, Tensor):
+            return self.points[part]
+        return torch.from_numpy(np.array(self.points[part]))
+
+    def tensor(self, what: str) -> Tensor:
+        """The points, if they are in memory; ``what`` says what for."""
+        if not isinstance(self.points, Tensor):
+            raise ConfigError(
+                f"Points in a NumPy array (a memory map) can't be {what}. Pass torch.as_tensor(points) to hold them in "
+                "memory, or use evaluator='full' or 'spectral'."
+            )
+        return self.points
+
+    def _parts(self) -> list[slice]:
+        return [slice(i, min(i + self.block, len(self))) for i in range(0, len(self), self.block)]
 
 
 def are_weights(w: Tensor, n: int) -> bool:

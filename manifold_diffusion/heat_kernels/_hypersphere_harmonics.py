@@ -33,7 +33,7 @@ _MODES = 1 << 16
 class HypersphereHarmonics(Harmonics):
     """Eigenfunctions of ``Sphere(n)``, n >= 2; moments are one vector per level."""
 
-    mode_cost = 0.1
+    mode_cost = moment_cost = 0.1
 
     def __init__(self, manifold: Sphere) -> None:
         self.manifold = manifold

@@ -28,7 +28,7 @@ class NoisedValue:
         log_prob_error: bound of the error of ``log_prob``, which is the relative error of the density; infinite, with
             the value NaN, where the evaluator can't tell the density from zero.
         score_error: bound of the length of the error of ``score``; None if not asked for.
-        evaluator: index into ``("full", "golden", "spectral")`` of what was used, ``(*batch,)``.
+        evaluator: index into ``("full", "golden", "spectral", "cells")`` of what was used, ``(*batch,)``.
     """
 
     log_prob: Tensor

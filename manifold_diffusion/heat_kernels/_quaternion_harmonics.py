@@ -46,7 +46,7 @@ class _QuaternionHarmonics(Harmonics):
     step: int
     rate: float
     volume: float
-    mode_cost = 0.12
+    mode_cost = moment_cost = 0.12
 
     @abstractmethod
     def quaternion(self, x: Tensor) -> Tensor:

@@ -54,10 +54,12 @@ class Harmonics(ABC):
     Attributes:
         max_degree: largest degree that is used.
         mode_cost: microseconds a mode and query, about.
+        moment_cost: microseconds a mode and data point, about.
     """
 
     max_degree: int
     mode_cost: float
+    moment_cost: float
 
     @abstractmethod
     def n_modes(self, degree: int) -> int:
@@ -77,6 +79,10 @@ class Harmonics(ABC):
 
         ``tau`` is ``(n,)`` or ``(1,)``; the moments may be those of a higher degree.
         """
+
+    def moments_at_a_time(self, degree: int, numbers: int) -> int:
+        """Points whose moments are computed together when ``numbers`` numbers are to be held."""
+        return numbers // self.n_modes(degree)
 
     def degree_for(self, tau: float, bound: float) -> int | None:
         """The least degree that leaves out at most ``bound`` at the time ``tau``; None if there is none."""
@@ -132,10 +138,11 @@ class EmpiricalSpectrum:
         if self.degree >= 0:
             self._accumulate([(points, sign * weights)])
 
-    def cost(self, tau: Tensor, rtol: float, n_points: int, paid: float) -> Tensor:
+    def cost(self, tau: Tensor, rtol: float, n_points: int, paid: Tensor) -> Tensor:
         """Microseconds a query at each time; infinite where no degree will do or the moments are not worth it yet.
 
-        Moments of ``n_points`` are computed once the full scans of all queries so far (``paid``) would have cost more.
+        Moments of ``n_points`` are computed once all queries so far would have cost more without them, at the price of
+        such a query: ``paid``, one for each.
         """
         H, octaves = self.harmonics, _octaves(tau)
         out = torch.full(tau.shape, math.inf, dtype=torch.float64)
@@ -143,8 +150,10 @@ class EmpiricalSpectrum:
             degree = self._degree(octave, rtol / 10 / self._volume)
             if degree is None:
                 continue
-            if self.degree >= degree or H.n_modes(self._grown(degree)) * n_points * H.mode_cost <= paid:
-                out[octaves == octave] = H.n_modes(degree) * H.mode_cost
+            here = octaves == octave
+            worth = H.n_modes(self._grown(degree)) * n_points * H.moment_cost <= paid[here].max()
+            if self.degree >= degree or bool(worth):
+                out[here] = H.n_modes(degree) * H.mode_cost
         return out
 
     def evaluate(self, x: Tensor, tau: Tensor, rtol: float, want_score: bool, weight: float) -> NoisedValue:
@@ -221,7 +230,7 @@ class EmpiricalSpectrum:
 
     def _accumulate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         H = self.harmonics
-        rows = max(1, _NUMBERS // H.n_modes(self.degree))
+        rows = max(1, H.moments_at_a_time(self.degree, _NUMBERS))
         with untracked():
             for points, weights in batches:
                 for x, w in zip(points.split(rows), weights.split(rows), strict=True):

@@ -9,6 +9,7 @@ gradients are singular at the poles: :math:`Q_{lm}' = \sqrt{(l-m)(l+m+1)}\,Q_{l,
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ class SphereHarmonics(Harmonics):
     """Eigenfunctions of ``Sphere(2)``; moments are :math:`c_{lm}` for m >= 0, complex ``(degree + 1, degree + 1)``."""
 
     max_degree = 96
-    mode_cost = 0.07
+    mode_cost, moment_cost = 0.03, 0.004
 
     def __init__(self, manifold: Sphere) -> None:
         self.manifold = manifold
@@ -39,8 +40,15 @@ class SphereHarmonics(Harmonics):
 
     def moments(self, x: Tensor, weights: Tensor, degree: int) -> list[Tensor]:
         waves = weights * self._powers(x, degree)
-        sums = self._polynomials(x, degree) @ torch.view_as_real(waves)  # (m, l, n) @ (m, n, 2)
-        return [torch.view_as_complex(sums.transpose(0, 1).contiguous())]
+        real, imag = waves.real.contiguous(), waves.imag.contiguous()
+        out = torch.zeros(degree + 1, degree + 1, dtype=waves.dtype, device=x.device)
+        for l, row in enumerate(self._rows(x, degree)):  # noqa: E741
+            parts = [(row * a[: l + 1]).sum(1) for a in (real, imag)]
+            out[l, : l + 1] = torch.complex(parts[0], parts[1])
+        return [out]
+
+    def moments_at_a_time(self, degree: int, numbers: int) -> int:
+        return numbers // (8 * (degree + 1))
 
     def evaluate(self, x: Tensor, tau: Tensor, moments: list[Tensor], degree: int) -> tuple[Tensor, Tensor]:
         l = torch.arange(degree + 1, dtype=x.dtype, device=x.device).unsqueeze(1)  # noqa: E741
@@ -72,20 +80,25 @@ class SphereHarmonics(Harmonics):
             powers.append(powers[-1] * zeta)
         return torch.stack(powers)
 
-    @staticmethod
-    def _polynomials(x: Tensor, degree: int) -> Tensor:
+    def _polynomials(self, x: Tensor, degree: int) -> Tensor:
         """Fully normalised ``Q_lm(x_3)``, zero for m > l: ``(m, l, n)``."""
+        return torch.stack([pad(row, (0, 0, 0, degree + 1 - len(row))) for row in self._rows(x, degree)], 1)
+
+    @staticmethod
+    def _rows(x: Tensor, degree: int) -> Iterator[Tensor]:
+        """Fully normalised ``Q_lm(x_3)`` of one l after the other, ``(l + 1, n)``."""
         z = x[:, 2]
         top = math.sqrt(1 / (4 * math.pi))
-        rows = [torch.full_like(z, top).unsqueeze(0)]
+        last, now = torch.zeros_like(z).unsqueeze(0), torch.full_like(z, top).unsqueeze(0)
+        yield now
         for l in range(1, degree + 1):  # noqa: E741
             m = torch.arange(l, dtype=x.dtype, device=x.device).unsqueeze(1)
             a = ((4 * l * l - 1) / (l * l - m * m)).sqrt()
-            row = a * z * rows[-1]
+            row = a * z * now
             if l > 1:
                 m, square = m[:-1], (l - 1) ** 2
                 b = ((square - m * m) / (4 * square - 1)).sqrt()
-                row = torch.cat([row[:-1] - a[:-1] * b * rows[-2], row[-1:]])
+                row = torch.cat([row[:-1] - a[:-1] * b * last, row[-1:]])
             top *= math.sqrt((2 * l + 1) / (2 * l))
-            rows.append(torch.cat([row, torch.full_like(z, top).unsqueeze(0)]))
-        return torch.stack([pad(row, (0, 0, 0, degree + 1 - len(row))) for row in rows], 1)
+            last, now = now, torch.cat([row, torch.full_like(z, top).unsqueeze(0)])
+            yield now

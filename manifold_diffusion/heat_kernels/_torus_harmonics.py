@@ -21,7 +21,7 @@ class TorusHarmonics(Harmonics):
     The moments are :math:`\sum_i w_i e^{-i w \cdot x_i}` for :math:`w_1 \ge 0`; those of -w are conjugate.
     """
 
-    mode_cost = 0.02
+    mode_cost = moment_cost = 0.02
 
     def __init__(self, manifold: Torus) -> None:
         self.manifold = manifold

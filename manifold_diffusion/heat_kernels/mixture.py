@@ -195,7 +195,7 @@ class HeatKernelMixture:
         per_query = extra.dim() > 0 and extra.numel() > 1
         extra = extra.expand(shape).reshape(-1, 1) if per_query else extra.reshape(-1)
         size = max(1, _PAIRS // max(1, math.prod(self.manifold.point_shape) // 4))
-        columns = min(len(self.centres), 512)
+        columns = min(len(self.centres), max(512, size // 8 // max(len(flat), 1)))
         rows = max(1, size // columns)
         log_ps, scores = [], []
         for start in range(0, max(len(flat), 1), rows):

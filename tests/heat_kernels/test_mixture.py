@@ -55,3 +55,17 @@ def test_mixture_rejects_bad_arguments():
         HeatKernelMixture(Sphere(2), c, 0.1, weights=torch.tensor([1.0, -1.0, 1.0]))
     with pytest.raises(ConfigError, match="one time or one per centre"):
         HeatKernelMixture(Sphere(2), c, torch.tensor([0.1, 0.2]))
+
+
+def test_a_mixture_of_point_masses_needs_time() -> None:
+    M = Sphere(2)
+    law = HeatKernelMixture(M, torch.eye(3, dtype=F64), 0.0)
+    x = law.sample(20, generator=generator(0))
+    assert set(x.nonzero()[:, 1].tolist()) == {0, 1, 2} and bool((x.sum(1) == 1).all())
+    with pytest.raises(ConfigError, match="positive"):
+        law.log_prob(x)
+    noised = law.sample(50, 0.01, generator(1))
+    assert float(M.dist(law.sample_reverse(noised, 0.01, 0.0, generator(2)), noised).max()) < 1
+    assert bool((law.sample_reverse(noised, 0.01, 0.0, generator(2)).abs().amax(1) == 1).all())
+    with pytest.raises(ConfigError, match=">= 0"):
+        HeatKernelMixture(M, torch.eye(3), -0.1)

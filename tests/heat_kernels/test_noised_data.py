@@ -1,4 +1,4 @@
-"""Noised data in closed form: three evaluators agree within the errors that they prove, and data can be forgotten."""
+"""Noised data in closed form: the evaluators agree within the errors that they prove, and data can be forgotten."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from manifold_diffusion._errors import CapabilityError, ConfigError, DataError, ManifoldError, NumericsError
-from manifold_diffusion.heat_kernels import HeatKernelMixture, NoisedData, heat_kernel
+from manifold_diffusion.heat_kernels import NoisedData, heat_kernel
+from manifold_diffusion.heat_kernels._data_points import DataPoints
 from manifold_diffusion.heat_kernels._harmonics import harmonics
 from manifold_diffusion.heat_kernels._retrieval import retrieval
 from manifold_diffusion.manifolds import SO3, Euclidean, Hyperboloid, Manifold, Product, Sphere, Torus, gradient
@@ -31,9 +32,6 @@ def spread(M: Manifold, n: int, seed: int = 0, dtype: torch.dtype = F64) -> Tens
 
 def weighted(M: Manifold, n: int = 400, seed: int = 0) -> NoisedData:
     return NoisedData(M, spread(M, n, seed), torch.rand(n, generator=generator(seed + 1), dtype=F64) + 0.1)
-
-
-# ------------------------------------------------------------------ the evaluators
 
 
 @pytest.mark.parametrize("M", MANIFOLDS, ids=repr)
@@ -80,9 +78,10 @@ def test_a_fixed_number_of_neighbours_does_not_keep_the_bound() -> None:
     x = data.sample(20, tau, generator(1))
     full = data.evaluate(x, tau, evaluator="full")
     data.evaluate(x, tau, evaluator="golden")
-    assert data._golden is not None
+    golden = data._evaluators.golden
+    assert golden is not None
     w = data.weights / data.weights.sum()
-    value, excess, _ = data._golden._sum(x, torch.full((20,), tau, dtype=F64), data.points, w, 32, 1e-3, True)
+    value, excess, _ = golden._sum(x, torch.full((20,), tau, dtype=F64), data.points, w, 32, 1e-3, True)
     assert float((value.log_prob - full.log_prob).abs().min()) > 1e-3
     assert float(excess.min()) > 1 and bool((value.log_prob_error >= (value.log_prob - full.log_prob).abs()).all())
 
@@ -144,10 +143,11 @@ def test_series_says_where_it_knows_nothing() -> None:
     assert bool(value.log_prob[1].isnan()) and bool(value.score[1].isnan().all())
     with pytest.raises(NumericsError, match="evaluator='auto' or 'full'"):
         data.log_prob(far, 0.02, evaluator="spectral")
-    assert data._spectrum is not None
-    built = data._spectrum.degree
+    spectrum = data._evaluators.spectrum
+    assert spectrum is not None
+    built = spectrum.degree
     early = data.evaluate(data.points, 1e-5, evaluator="spectral")  # refused at no cost
-    assert early.log_prob_error == torch.inf and bool(early.score.isnan().all()) and data._spectrum.degree == built
+    assert early.log_prob_error == torch.inf and bool(early.score.isnan().all()) and spectrum.degree == built
     torch.testing.assert_close(data.log_prob(far, 0.02), data.log_prob(far, 0.02, evaluator="full"))
 
 
@@ -169,20 +169,20 @@ def test_harmonics_are_orthonormal_up_to_the_highest_degree(M: Manifold) -> None
         assert float(M.norm(one, slope) / expected) < 1e-10
 
 
-def test_auto_meets_its_goal_with_all_three() -> None:
+def test_auto_meets_its_goal_with_all_four() -> None:
     M = Sphere(2)
-    data = NoisedData(M, spread(M, 4000))
+    data = NoisedData(M, spread(M, 8000))
     tau = torch.logspace(-5, 0.5, 40, dtype=F64)
     x = torch.stack([data.sample(1, float(t), generator(i))[0] for i, t in enumerate(tau)])
     used = set()
-    for _ in range(2):  # the coefficients are computed once they are worth it
-        value = data.evaluate(x, tau)
+    for some in (slice(-1, None), slice(4), slice(40)):  # what is computed first is so once it is worth it
+        used |= set(data.evaluate(x[some], tau[some]).evaluator.tolist())
+        value, full = data.evaluate(x, tau), data.evaluate(x, tau, evaluator="full")
         used |= set(value.evaluator.tolist())
-        full = data.evaluate(x, tau, evaluator="full")
         assert bool(((value.log_prob - full.log_prob).abs() <= value.log_prob_error + full.log_prob_error).all())
         assert float(value.log_prob_error.max()) <= 1e-3
         assert float((M.norm(x, value.score - full.score) * tau.sqrt()).max()) <= 1e-3
-    assert used == {0, 1, 2}
+    assert used == {0, 1, 2, 3}
 
 
 def test_a_goal_below_rounding_is_refused() -> None:
@@ -317,17 +317,19 @@ def test_memory_maps_are_read_in_blocks(tmp_path: Path, monkeypatch: pytest.Monk
     file = np.memmap(tmp_path / "points", dtype=np.float32, mode="w+", shape=(1000, 3))
     file[:] = points.numpy()
     data = NoisedData(M, np.memmap(tmp_path / "points", dtype=np.float32, mode="r", shape=(1000, 3)), block=64)
-    held, x = NoisedData(M, points), M.project(spread(M, 8, 9))
-    seen, read = [], NoisedData._read
+    x = M.project(spread(M, 8, 9))
+    held = NoisedData(M, points).evaluate(x, 0.3, evaluator="full")
+    seen, read = [], DataPoints.read
 
-    def watched(self: NoisedData, part: slice) -> Tensor:
+    def watched(self: DataPoints, part: slice) -> Tensor:
         seen.append(part.stop - part.start)
         return read(self, part)
 
-    monkeypatch.setattr(NoisedData, "_read", watched)
+    monkeypatch.setattr(DataPoints, "read", watched)
     for evaluator in ("full", "spectral", "auto"):
-        torch.testing.assert_close(data.log_prob(x, 0.3, evaluator=evaluator), held.log_prob(x, 0.3), rtol=1e-3, atol=0)
-        torch.testing.assert_close(data.score(x, 0.3, evaluator=evaluator), held.score(x, 0.3), rtol=0, atol=1e-3)
+        value = data.evaluate(x, 0.3, evaluator=evaluator)
+        torch.testing.assert_close(value.log_prob, held.log_prob, rtol=1e-3, atol=0)
+        torch.testing.assert_close(value.score, held.score, rtol=0, atol=1e-3)
     assert len(seen) >= 32 and max(seen) <= 64
     assert data.sample(5, 0.1, generator(0)).shape == (5, 3)
     for use in (lambda: data.log_prob(x, 0.3, evaluator="golden"), lambda: data.remove(torch.tensor([0]))):
@@ -383,20 +385,6 @@ def test_missing_evaluators_name_the_fix() -> None:
     data = NoisedData(M, spread(M, 20))
     x = data.sample(3, 0.1, generator(0))
     assert data.evaluate(x, 0.1).evaluator.tolist() == [0, 0, 0]
-    for evaluator in ("golden", "spectral"):
+    for evaluator in ("golden", "spectral", "cells"):
         with pytest.raises(CapabilityError, match="evaluator='full'"):
             data.score(x, 0.1, evaluator=evaluator)
-
-
-def test_a_mixture_of_point_masses_needs_time() -> None:
-    M = Sphere(2)
-    law = HeatKernelMixture(M, torch.eye(3, dtype=F64), 0.0)
-    x = law.sample(20, generator=generator(0))
-    assert set(x.nonzero()[:, 1].tolist()) == {0, 1, 2} and bool((x.sum(1) == 1).all())
-    with pytest.raises(ConfigError, match="positive"):
-        law.log_prob(x)
-    noised = law.sample(50, 0.01, generator(1))
-    assert float(M.dist(law.sample_reverse(noised, 0.01, 0.0, generator(2)), noised).max()) < 1
-    assert bool((law.sample_reverse(noised, 0.01, 0.0, generator(2)).abs().amax(1) == 1).all())
-    with pytest.raises(ConfigError, match=">= 0"):
-        HeatKernelMixture(M, torch.eye(3), -0.1)

@@ -1,0 +1,173 @@
+r"""Sums of a zonal kernel over a cell, from moments of its points.
+
+With the centre c of a cell, an orthonormal frame E of its tangent space, :math:`\xi = E^T y`, :math:`s = c \cdot y -
+1`, :math:`a = E^T x` and :math:`b = c \cdot x` the inner product is :math:`x \cdot y = b + a \cdot \xi + b\,s`. Count
+:math:`\xi` as of degree 1 and s, which is :math:`-|\xi|^2/2` to leading order, as of degree 2. To degree M
+
+.. math::
+    \sum_i w_i F(x \cdot y_i) = \sum_{|\alpha| + 2j \le M} F^{(|\alpha| + j)}(b)\, \frac{a^\alpha b^j}{\alpha!\, j!}\,
+    \mu_{\alpha j} + R, \qquad \mu_{\alpha j} = \sum_i w_i\, \xi_i^\alpha s_i^j.
+
+Derivatives of F are positive and at most :math:`G\kappa^m` (:mod:`._zonal_jet`): the terms of one point are dominated
+by those of :math:`G e^{Xt + Yt^2}` in powers of t, with :math:`X = \kappa|a||\xi|` and :math:`Y = \kappa|b||s|`, so
+that for any :math:`\lambda \ge 1` the rest is at most :math:`\lambda^{-M-1} G e^{X\lambda + Y\lambda^2}`. Let
+:math:`\delta` and h be the largest :math:`|\xi_i|` and :math:`|s_i|`, and take
+:math:`\lambda_i = \lambda\delta/|\xi_i|` for each point:
+
+.. math::
+    |R| \le w A\, \lambda^{-M-1} G\, e^{\kappa (|a|\delta\lambda + |b| h \lambda^2)}, \qquad
+    A = \sum_i \frac{w_i}w \Big(\frac{|\xi_i|}\delta\Big)^{M+1},
+
+and for the gradient :math:`\kappa\,(|a| (1 + h\lambda^2) + \delta\lambda)` times as much.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ._cell_tree import reduced
+from ._zonal_jet import angle_squared, zonal_jet
+
+__all__ = ["CellJets"]
+
+_PAIRS = 1 << 13
+
+
+class CellJets:
+    """Moments up to a degree, and what follows from them.
+
+    Args:
+        n: dimension of the sphere.
+        degree: M.
+    """
+
+    def __init__(self, n: int, degree: int) -> None:
+        self.n, self.degree = n, degree
+        self.kernel = zonal_jet(n, degree + 2)
+        weights = [1] * n + [2]
+        indices = [
+            i for i in product(*(range(degree // w + 1) for w in weights))
+            if sum(k * w for k, w in zip(i, weights, strict=True)) <= degree
+        ]  # fmt: skip
+        indices.sort(key=sum)
+        number = {i: row for row, i in enumerate(indices)}
+
+        def lower(i: tuple[int, ...], k: int) -> int:
+            return number[(*i[:k], i[k] - 1, *i[k + 1 :])]
+
+        last = [max(k for k in range(n + 1) if i[k]) for i in indices[1:]]
+        self.size = len(indices)
+        self._steps = [(lower(i, k), k, i[k]) for i, k in zip(indices[1:], last, strict=True)]
+        self._order = torch.tensor([sum(i) for i in indices])
+        self._shifts = []
+        for k in range(n + 1):
+            rows = [r for r, i in enumerate(indices) if i[k]]
+            self._shifts.append((torch.tensor(rows), torch.tensor([lower(indices[r], k) for r in rows])))
+
+    def moments(self, points: Tensor, weights: Tensor, centres: Tensor, count: np.ndarray) -> Tensor:
+        """Moments of cells, ``(cells, size)``.
+
+        Args:
+            points: those of all cells, one after the other.
+            weights: theirs.
+            centres: of the cells.
+            count: numbers of points of the cells.
+        """
+        out = np.empty((len(count), self.size))
+        start = np.concatenate([[0], count.cumsum()])
+        first = 0
+        while first < len(count):
+            stop = max(first + 1, int(np.searchsorted(start, start[first] + _PAIRS, side="right")) - 1)
+            part = slice(int(start[first]), int(start[stop]))
+            c = centres[first:stop].repeat_interleave(torch.from_numpy(count[first:stop]), 0)
+            versine, _, xi = _local(points[part], c)
+            rows = self._monomials([*xi, -versine], weights[part], divided=False)
+            values = np.ascontiguousarray(torch.stack(rows, 1).numpy())
+            out[first:stop] = reduced(np.add, values, start[first:stop] - start[first], count[first:stop])
+            first = stop
+        return torch.from_numpy(out)
+
+    def sums(
+        self, x: Tensor, centres: Tensor, moments: Tensor, tau: Tensor, log_unit: Tensor, want_score: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Sums of pairs of a query and a cell over ``exp(log_unit)``, and their gradients in space, ``(pairs, d)``.
+
+        Args:
+            x: unit vectors, ``(pairs, d)``.
+            centres: of the cells, ``(pairs, d)``.
+            moments: theirs, ``(pairs, size)``.
+            tau: times, ``(pairs,)`` or ``(1,)``.
+            log_unit: logarithms of what counts as 1, ``(pairs,)``.
+            want_score: whether gradients are needed.
+        """
+        versine, turn, a = _local(x, centres)
+        b = 1 - versine
+        orders = self.degree + (2 if want_score else 1)
+        logs = self.kernel.log_derivatives(*angle_squared(versine), tau, orders)
+        f = (logs - log_unit).exp()
+        powers = torch.stack(self._monomials([*a, b], torch.ones_like(b), divided=True))
+        mu, order = moments.mT.contiguous(), self._order.to(x.device)
+        value = (f.index_select(0, order) * powers * mu).sum(0)
+        if not want_score:
+            return value, None
+        # A derivative lowers an index: the moments of higher index stand beside the powers of the lower ones.
+        steep = f.index_select(0, order + 1) * powers
+        slopes = [(steep.index_select(0, j) * mu.index_select(0, i)).sum(0) for i, j in self._shifts]
+        slopes[-1] = slopes[-1] + (steep * mu).sum(0)
+        flat = torch.stack([*slopes[:-1], torch.zeros_like(b)], 1)
+        return value, _reflect(flat, *turn) + slopes[-1].unsqueeze(1) * centres
+
+    def single(self, x: Tensor, points: Tensor, tau: Tensor, log_unit: Tensor) -> tuple[Tensor, Tensor]:
+        """The kernel of pairs of points over ``exp(log_unit)``, and its derivative in the inner product."""
+        versine = (x - points).square().sum(1) / 2
+        logs = self.kernel.log_derivatives(*angle_squared(versine), tau, 2)
+        value, slope = (logs - log_unit).exp()
+        return value, slope
+
+    def log_rest(
+        self, theta: Tensor, log_ratio: Tensor, log_majorant: Tensor, tau: Tensor, spread: Tensor, depth: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Logarithms of the bounds of R and of its gradient, for w A = 1.
+
+        Args:
+            theta: angles between the queries and the centres.
+            log_ratio: log(theta / sin(theta)).
+            log_majorant: log G.
+            tau: times.
+            spread: largest distances of points of the cells from the axes of the centres.
+            depth: largest heights of the points below the centres.
+        """
+        k = self.degree + 1
+        kappa, sine = log_ratio.exp() / tau, theta * (-log_ratio).exp()
+        x = theta * spread / tau
+        y = kappa * theta.cos().abs() * depth
+        scale = (2 * k / (x + (x.square() + 8 * k * y).sqrt()).clamp_min(1e-300)).clamp(1, 1e8)
+        rest = log_majorant - k * scale.log() + scale * (x + scale * y)
+        return rest, rest + (kappa * (sine * (1 + scale.square() * depth) + scale * spread)).log()
+
+    def _monomials(self, variables: list[Tensor], start: Tensor, divided: bool) -> list[Tensor]:
+        rows = [start]
+        parts = [[v / (k + 1) if divided else v for k in range(self.degree)] for v in variables]
+        for parent, k, power in self._steps:
+            rows.append(rows[parent] * parts[k][power - 1])
+        return rows
+
+
+def _local(x: Tensor, centres: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor], list[Tensor]]:
+    """1 - x . c, the reflection of :func:`_reflect`, and the components of x orthogonal to c.
+
+    The reflection takes the last axis to plus or minus the centre; of the difference, so that nothing cancels.
+    """
+    last = centres[:, -1]
+    axis = torch.cat([centres[:, :-1], (last + torch.where(last < 0, -1.0, 1.0)).unsqueeze(1)], 1)
+    turn = axis, 1 / (1 + last.abs())
+    difference = x - centres
+    return difference.square().sum(1) / 2, turn, list(_reflect(difference, *turn)[:, :-1].unbind(1))
+
+
+def _reflect(v: Tensor, axis: Tensor, factor: Tensor) -> Tensor:
+    return v - ((v * axis).sum(1) * factor).unsqueeze(1) * axis

@@ -182,8 +182,8 @@ class TangentKernelMixture:
         return torch.cat(parts)
 
 
-def normal_reach(manifold: Manifold) -> float:
-    """Largest standard deviation with which 1e-10 of a normal law lies beyond the injectivity radius."""
+def normal_reach(manifold: Manifold, outside: float = _OUTSIDE) -> float:
+    """Largest standard deviation with which a mass ``outside`` of a normal law lies beyond the injectivity radius."""
     from scipy.stats import chi
 
-    return float(manifold.injectivity_radius / chi(manifold.dim).isf(_OUTSIDE))
+    return float(manifold.injectivity_radius / chi(manifold.dim).isf(outside))

@@ -19,6 +19,9 @@ from .layers import linear
 
 __all__ = ["KernelField", "LocalKernels"]
 
+_OUTSIDE = 1e-4
+"""Mass of a kernel that may lie beyond the injectivity radius, where it is lost: wide kernels are worth more."""
+
 _PAIRS = 1 << 19
 """Numbers held at a time while densities are summed."""
 
@@ -64,6 +67,9 @@ class KernelField(nn.Module):
     for a few k; the perceptron gives :math:`a \ge 0`, :math:`|b| \le 1`, :math:`h` and :math:`w` from their sizes and
     shapes, which don't depend on the basis: the density moves with the data under isometries. Kernel density estimates
     with fixed, adaptive and covariance bandwidths are special cases.
+
+    On a manifold of finite injectivity radius means and widths are cut so that at most 1e-4 of a kernel lies beyond it,
+    where the density does not see it: it integrates to one less that much, and is never too large.
 
     In training mode, :meth:`forward` is the density of each point of a batch under the kernels of the points that are
     not in the batch, seen without the batch: what is learned is to predict new points. Of repeated points as many
@@ -162,10 +168,14 @@ class KernelField(nn.Module):
         eye = torch.eye(M.dim, dtype=mu.dtype, device=mu.device)
         cov = torch.einsum("nck,nkab->ncab", spread, moments.double())
         cov = cov + (isotropic * sizes[:, :1].double() / M.dim)[..., None, None] * eye
-        if math.isfinite(M.injectivity_radius):  # a quarter of the radius for the means, the rest for the widths
-            mu = mu * (0.25 * M.injectivity_radius / mu.norm(dim=-1, keepdim=True).clamp_min(1e-12)).clamp(max=1)
-            trace = cov.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(FLOOR**2)
-            cov = cov * ((0.75 * normal_reach(M)) ** 2 / trace).clamp(max=1)[..., None, None]
+        if math.isfinite(M.injectivity_radius):  # a tenth of the radius for the means, the rest for the widths
+            mu = mu * (0.1 * M.injectivity_radius / mu.norm(dim=-1, keepdim=True).clamp_min(1e-12)).clamp(max=1)
+            cov = (
+                cov
+                * ((0.9 * normal_reach(M, _OUTSIDE)) ** 2 / _largest(cov + FLOOR**2 * eye)).clamp(max=1)[
+                    ..., None, None
+                ]
+            )
         # The last kernel is a point as far as repeats are concerned.
         mu, cov = nn.functional.pad(mu, (0, 0, 0, 1)), nn.functional.pad(cov, (0, 0, 0, 0, 0, 1)) + FLOOR**2 * eye
         log_w = torch.cat([log_w, flat[:, -1:]], 1)
@@ -301,6 +311,12 @@ class KernelField(nn.Module):
         if volume is not None:
             log_p = torch.cat([log_p, (kernels.log_uniform - volume).expand(len(log_p), 1)], 1)
         return torch.logsumexp(log_p, 1)
+
+
+def _largest(cov: Tensor) -> Tensor:
+    r"""A bound of the largest eigenvalue, :math:`(\mathrm{tr}\,C^8)^{1/8}`, at most :math:`d^{1/8}` times as large."""
+    square = cov @ cov
+    return (square @ square).square().sum((-2, -1)).pow(1 / 8)
 
 
 def _places(x: Tensor) -> Tensor:

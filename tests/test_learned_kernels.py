@@ -39,7 +39,7 @@ def test_integrates_to_one_and_samples_follow_it() -> None:
     side = 2 * math.pi * torch.arange(400, dtype=torch.float64) / 400 - math.pi
     grid = torch.cartesian_prod(side, side)
     p = model.log_prob(grid).exp() * (2 * math.pi / 400) ** 2
-    assert abs(p.sum().item() - 1) < 1e-8
+    assert -1e-6 < p.sum().item() - 1 < 1e-12  # what is beyond the injectivity radius is lost
     x = model.sample(n, generator=g)
     functions = (lambda y: y[:, 0].cos(), lambda y: (y[:, 1] - y[:, 0]).sin(), lambda y: (3 * y[:, 1]).cos())
     for f in functions:

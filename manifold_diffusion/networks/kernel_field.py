@@ -158,24 +158,18 @@ class KernelField(nn.Module):
         h = nn.functional.silu(self.first((features - self.feature_mean) / self.feature_std))
         flat, k = self.last(nn.functional.silu(self.second(h))).double(), len(self.scales)
         out = flat[:, :-1].reshape(n, self.components, -1)
-        spread, isotropic, pull, log_w = (
-            out[..., :k].exp(),
-            out[..., k].exp(),
-            out[..., k + 1 : -1].tanh(),
-            out[..., -1],
-        )
+        spread, isotropic = out[..., :k].exp(), out[..., k].exp()
+        pull, log_w = out[..., k + 1 : -1].tanh(), out[..., -1]
         mu = torch.einsum("nck,nka->nca", pull, means.double())
         eye = torch.eye(M.dim, dtype=mu.dtype, device=mu.device)
         cov = torch.einsum("nck,nkab->ncab", spread, moments.double())
-        cov = cov + (isotropic * sizes[:, :1].double() / M.dim)[..., None, None] * eye
+        # Moments are right to the rounding of float32: no axis is thinner than a thousandth of the largest.
+        ball = isotropic * sizes[:, :1].double() / M.dim + 1e-6 * cov.diagonal(dim1=-2, dim2=-1).sum(-1)
+        cov = cov + ball[..., None, None] * eye
         if math.isfinite(M.injectivity_radius):  # a tenth of the radius for the means, the rest for the widths
             mu = mu * (0.1 * M.injectivity_radius / mu.norm(dim=-1, keepdim=True).clamp_min(1e-12)).clamp(max=1)
-            cov = (
-                cov
-                * ((0.9 * normal_reach(M, _OUTSIDE)) ** 2 / _largest(cov + FLOOR**2 * eye)).clamp(max=1)[
-                    ..., None, None
-                ]
-            )
+            widest = (0.9 * normal_reach(M, _OUTSIDE)) ** 2
+            cov = cov * (widest / _largest(cov + FLOOR**2 * eye)).clamp(max=1)[..., None, None]
         # The last kernel is a point as far as repeats are concerned.
         mu, cov = nn.functional.pad(mu, (0, 0, 0, 1)), nn.functional.pad(cov, (0, 0, 0, 0, 0, 1)) + FLOOR**2 * eye
         log_w = torch.cat([log_w, flat[:, -1:]], 1)

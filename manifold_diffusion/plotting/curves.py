@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .._errors import ConfigError, DataError
 from ..manifolds import Manifold
-from .layout import Cell, new_figure, place, save_figure, suptitle
+from .layout import Cell, finish, new_figure, place
 from .registry import views
 from .scene import Scene
 from .views import FONT, LINE, Map, colour_bar, root_figure, tidy
@@ -88,11 +88,7 @@ def plot_training(
         ax.legend(
             frameon=False, fontsize=FONT["tick"], loc="lower right", bbox_to_anchor=(1.0, 0.99), ncols=3, borderpad=0.1
         )
-    if title:
-        suptitle(figure, title)
-    if path is not None:
-        save_figure(figure, path)
-    return figure
+    return finish(figure, title, path)
 
 
 def _curve(ax: Axes, step: np.ndarray, value: np.ndarray, name: str, colour: str) -> tuple[float, float]:
@@ -234,8 +230,4 @@ def plot_trajectory(
     place_ = {"loc": "lower right", "bbox_to_anchor": (1.0, 0.99), "ncols": 2, "columnspacing": 0.8, "borderpad": 0.1}
     ax.legend(frameon=False, fontsize=FONT["tick"], handletextpad=0.1, **place_)
     colour_bar(ax, drawn, "step")
-    if title:
-        suptitle(figure, title)
-    if path is not None:
-        save_figure(figure, path)
-    return figure
+    return finish(figure, title, path)

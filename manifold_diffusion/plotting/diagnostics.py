@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .._errors import DataError
 from ..manifolds import Manifold
-from .layout import Cell, place, save_figure, suptitle
+from .layout import Cell, finish, place
 from .registry import views
 from .scene import COLOURS, Scene, thin
 from .views import FONT, LINE, Map, View, colour_bar, tidy
@@ -101,7 +101,7 @@ def plot_noise_panels(
         ax.set_ylabel(panel.label, fontsize=FONT["label"])
         tidy(ax)
         _legend_above(ax)
-    return _finish(figure, title, path)
+    return finish(figure, title, path)
 
 
 def plot_coverage(
@@ -144,7 +144,7 @@ def plot_coverage(
         ax.text(x, y, text, transform=ax.transAxes, ha="center", va="center", fontsize=FONT["small"], color="#555a63")
     tidy(ax)
     _legend_above(ax)
-    return _finish(figure, title, path)
+    return finish(figure, title, path)
 
 
 def plot_regions(
@@ -208,7 +208,7 @@ def plot_regions(
     ax.set_ylabel("share [%], root scale", fontsize=FONT["label"])
     tidy(ax)
     _legend_above(ax)
-    return _finish(figure, title, path)
+    return finish(figure, title, path)
 
 
 def _region_map(ax: Axes, view: Map, manifold: Manifold, centres: Tensor, z: np.ndarray, points: Tensor | None) -> None:
@@ -269,18 +269,10 @@ def plot_training_distances(
     ax.set_ylabel("share [% per bin]", fontsize=FONT["label"])
     tidy(ax)
     _legend_above(ax)
-    return _finish(figure, title, path)
+    return finish(figure, title, path)
 
 
 def _legend_above(ax: Axes) -> None:
     """Legend over the top of the axes, where it covers no curve."""
     where: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 0.99), "ncols": 3, "columnspacing": 1.0}
     ax.legend(frameon=False, fontsize=FONT["tick"], handlelength=1.4, borderpad=0.1, **where)
-
-
-def _finish(figure: Figure, title: str | None, path: str | os.PathLike[str] | None) -> Figure:
-    if title:
-        suptitle(figure, title)
-    if path is not None:
-        save_figure(figure, path)
-    return figure

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._errors import ConfigError, DataError
 from ..manifolds import Manifold
-from .layout import Cell, flow, place, save_figure, suptitle
+from .layout import Cell, finish, flow, place
 from .registry import views
 from .scene import LogProb, Scene, evaluate
 from .views import FONT, Chart, Map, root_figure
@@ -109,11 +109,7 @@ def plot(
     for view, panel in zip(charts, chart_axes, strict=True):
         view.draw(panel, scene)
         panel.set_title(view.name, fontsize=FONT["title"], pad=6)
-    if title:
-        suptitle(figure, title)
-    if path is not None:
-        save_figure(figure, path)
-    return figure
+    return finish(figure, title, path)
 
 
 def compare(

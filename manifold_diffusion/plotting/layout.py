@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Cell", "flow", "new_figure", "place", "save_figure", "suptitle"]
+__all__ = ["Cell", "finish", "flow", "new_figure", "place", "save_figure"]
 
 MAX_WIDTH = 16.0
 """A line of panels that is wider is broken into lines of equal length."""
@@ -90,10 +90,14 @@ def place(lines: Sequence[Sequence[Cell]], titled: bool) -> tuple[Figure, list[l
     return figure, axes
 
 
-def suptitle(figure: Figure, title: str) -> None:
-    """Write the heading of a figure into the room that :func:`place` left for it."""
-    height = figure.get_size_inches()[1]
-    figure.suptitle(title, y=1 - 0.12 / height, va="top", fontsize=FONT["title"] + 2, fontweight="bold")
+def finish(figure: Figure, title: str | None, path: str | os.PathLike[str] | None) -> Figure:
+    """Write the heading of a figure into the room that :func:`place` left for it, and the figure to a file."""
+    if title:
+        height = figure.get_size_inches()[1]
+        figure.suptitle(title, y=1 - 0.12 / height, va="top", fontsize=FONT["title"] + 2, fontweight="bold")
+    if path is not None:
+        save_figure(figure, path)
+    return figure
 
 
 def new_figure(width: float, height: float) -> Figure:

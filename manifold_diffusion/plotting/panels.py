@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from .._errors import DataError
-from .layout import new_figure, save_figure, suptitle
+from .layout import finish, new_figure
 from .strings import COLOURS
 from .views import FONT, LINE, tidy
 
@@ -118,8 +118,4 @@ def plot_panels(
         borderpad=0.1,
         **place,
     )
-    if title:
-        suptitle(figure, title)
-    if path is not None:
-        save_figure(figure, path)
-    return figure
+    return finish(figure, title, path)

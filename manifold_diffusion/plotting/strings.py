@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._errors import ConfigError, DataError
 from ..manifolds import Manifold
-from .layout import Cell, place, save_figure, suptitle
+from .layout import Cell, finish, place
 from .registry import views
 from .scene import LogProb, Scene
 from .views import FONT, LINE, Map, View, tidy
@@ -115,11 +115,7 @@ def plot_strings(
         chart.grid(color=LINE, lw=0.4, alpha=0.4)
         chart.set_xlabel("length from the first end", fontsize=FONT["label"])
         chart.set_ylabel("−log density [nats]", fontsize=FONT["label"])
-    if title:
-        suptitle(figure, title)
-    if path is not None:
-        save_figure(figure, path)
-    return figure
+    return finish(figure, title, path)
 
 
 def _colours(n: int) -> list[str]:

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..manifolds import Manifold
 from ._cell_jets import CellJets
 from ._cell_tree import build_tree, expand_ranges, reduced
-from ._noised_value import NoisedValue, met, pick, plain, untracked
+from ._noised_value import NoisedValue, from_sum, met, pick, plain, untracked
 from ._round import round_space
 
 __all__ = ["CellSums"]
@@ -359,23 +359,12 @@ class CellSums:
 
         p = total.reshape(-1, n).sum(0)
         error = (choice.log_error - choice.log_unit).exp().to(device)
-        known = plain(p) > error
-        safe = torch.where(known, p, 1.0)
-        share = torch.where(known, error / plain(safe), 0.0)
-        log_p = torch.where(
-            known, safe.log() + choice.log_unit.to(device) + (space.log_scale - self._log_total), math.nan
-        )
-        score, bound = None, None
+        slope, slope_error = None, (choice.log_slope_error - choice.log_unit).exp().to(device)
         if want_score:
             signs = torch.tensor(space.signs, dtype=q.dtype, device=device).reshape(-1, 1, 1)
-            slope = (signs * gradient.reshape(-1, *q.shape)).sum(0) / safe.unsqueeze(1)
-            score = space.tangent(x, q, slope)
-            left = (choice.log_slope_error - choice.log_unit).exp().to(device) / math.sqrt(space.slowdown)
-            bound = (left / plain(safe) + self.manifold.norm(plain(x).double(), plain(score)) * share) / (1 - share)
-            bound = torch.where(known, bound, math.inf)
-        kind = torch.full((n,), 3, dtype=torch.long, device=device)
-        log_error = torch.where(known, -torch.log1p(-share), math.inf)
-        return NoisedValue(log_p.to(x.dtype), None if score is None else score.to(x.dtype), log_error, bound, kind)
+            slope = space.tangent(x, q, (signs * gradient.reshape(-1, *q.shape)).sum(0))
+        log_unit = choice.log_unit.to(device) + (space.log_scale - self._log_total)
+        return from_sum(self.manifold, x, p, error, slope, slope_error / math.sqrt(space.slowdown), log_unit, 3)
 
 
 def _angle(a: Tensor, b: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,18 @@ from torch import Tensor
 
 from ..manifolds import Manifold
 
-__all__ = ["TABLE", "NoisedValue", "assemble", "met", "missing", "pick", "plain", "rounding", "untracked"]
+__all__ = [
+    "TABLE",
+    "NoisedValue",
+    "assemble",
+    "from_sum",
+    "met",
+    "missing",
+    "pick",
+    "plain",
+    "rounding",
+    "untracked",
+]
 
 
 TABLE = 1e-9
@@ -50,6 +62,34 @@ def plain(x: Tensor) -> Tensor:
 def untracked() -> AbstractContextManager[Any]:
     """Context for what is kept or handed to NumPy: tensors made in it don't belong to a ``torch.func`` transform."""
     return torch._C._DisableFuncTorch()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def from_sum(
+    manifold: Manifold,
+    x: Tensor,
+    p: Tensor,
+    error: Tensor,
+    slope: Tensor | None,
+    slope_error: Tensor,
+    log_unit: Tensor | float,
+    evaluator: int,
+) -> NoisedValue:
+    """What is known from a density and its gradient, in units of ``exp(log_unit)``, and bounds of their errors.
+
+    Where the bound is above the density nothing is known: values are NaN, bounds infinite.
+    """
+    known = plain(p) > error
+    safe = torch.where(known, p, 1.0)
+    share = torch.where(known, error / plain(safe), 0.0)
+    log_p = torch.where(known, safe.log() + log_unit, math.nan).to(x.dtype)
+    log_error = torch.where(known, -torch.log1p(-share), math.inf)
+    score, bound = None, None
+    if slope is not None:
+        length = manifold.norm(plain(x).double(), plain(slope)) / plain(safe)
+        bound = torch.where(known, (slope_error / plain(safe) + length * share) / (1 - share), math.inf)
+        score = torch.where(manifold.per_point(known), slope / manifold.per_point(safe), math.nan).to(x.dtype)
+    kind = torch.full((len(x),), evaluator, dtype=torch.long, device=x.device)
+    return NoisedValue(log_p, score, log_error, bound, kind)
 
 
 def rounding(manifold: Manifold, x: Tensor, value: NoisedValue, tau: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..manifolds import Compact
-from ._noised_value import NoisedValue, assemble, met, missing, pick, plain, untracked
+from ._noised_value import NoisedValue, assemble, from_sum, met, missing, pick, plain, untracked
 
 __all__ = ["EmpiricalSpectrum", "Harmonics", "SeriesTail", "level_tail", "tail_sums"]
 
@@ -192,19 +192,7 @@ class EmpiricalSpectrum:
         p, slope = self.harmonics.evaluate(x.double(), t[:1] if shared else t, moments, degree)
         tail = self.harmonics.tail(t, degree)
         error, slope_error = tail.value + _UNITS * tail.peak, tail.slope + _UNITS * tail.peak_slope
-        known = plain(p) > error
-        safe = torch.where(known, p, 1.0)
-        log_p = torch.where(known, safe.log(), math.nan)
-        share = torch.where(known, error / plain(safe), 0.0)
-        score, bound = None, None
-        if want_score:
-            score = torch.where(M.per_point(known), slope / M.per_point(safe), math.nan)
-            length = M.norm(plain(x).double(), plain(slope)) / plain(safe)
-            bound = (slope_error / plain(safe) + length * share) / (1 - share)
-            bound = torch.where(known, bound, math.inf)
-        kind = torch.full((len(x),), 2, dtype=torch.long, device=x.device)
-        log_error = torch.where(known, -torch.log1p(-share), math.inf)
-        return NoisedValue(log_p.to(x.dtype), None if score is None else score.to(x.dtype), log_error, bound, kind)
+        return from_sum(M, x, p, error, slope if want_score else None, slope_error, 0.0, 2)
 
     def _unknown(self, x: Tensor, want_score: bool) -> NoisedValue:
         """What is said where nothing is known."""

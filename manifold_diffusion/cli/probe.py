@@ -159,16 +159,14 @@ def _draw(found: ModelProbe, folder: Path, title: str, manifold: Manifold) -> di
     if panels:
         files["noise"] = "noise.png"
         plot_noise_panels(panels, title=title, path=folder / files["noise"])
-    files["distances"] = "distances.png"
     distances = {
         "held-out": found.memorisation.held_out_distances,
         "samples": found.memorisation.sample_distances,
         "copies": found.copies.sample_distances,
     }
     if any(bool((d > 0).any()) for d in distances.values()):
+        files["distances"] = "distances.png"
         plot_training_distances(distances, title=title, path=folder / files["distances"])
-    else:
-        del files["distances"]
     files["coverage"] = "coverage.png"
     plot_coverage(found.density.levels, len(found.samples), title=title, path=folder / files["coverage"])
     if found.regions is not None:

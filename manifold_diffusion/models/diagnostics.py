@@ -152,10 +152,10 @@ def probe(
     report = report if report is not None else lambda name: None
     skipped: dict[str, str] = {}
 
-    def attempt(attribute: str, function: Callable[[], Any]) -> Any:
+    def attempt(attribute: str, function: Callable[[], Any], refusal: type[Exception] = CapabilityError) -> Any:
         try:
             return function()
-        except CapabilityError as error:
+        except refusal as error:
             skipped[attribute] = str(error)
             return None
 
@@ -166,10 +166,7 @@ def probe(
     found = memorisation(model.manifold, samples, parts.held_out, parts.train)
     copies = memorisation(model.manifold, parts.noised_train(), parts.held_out, parts.train)
     report("regions")
-    try:
-        regions = parts.regions(samples, n_regions)
-    except DataError as error:
-        skipped["regions"], regions = str(error), None
+    regions = attempt("regions", lambda: parts.regions(samples, n_regions), DataError)
     report("densities")
     held_out_log_prob = parts.log_prob(parts.held_out)
     density = density_calibration(parts.log_prob(samples), held_out_log_prob)

@@ -5,7 +5,15 @@ One file a family; a newcomer adds a manifold by writing the five methods of :cl
 
 from .base import Manifold
 from .boundary import Domain, Restricted
-from .calculus import divergence, divergence_along, gradient, hutchinson_divergence, raise_index, tangent_coordinates
+from .calculus import (
+    divergence,
+    divergence_along,
+    from_coordinates,
+    gradient,
+    hutchinson_divergence,
+    raise_index,
+    tangent_coordinates,
+)
 from .capabilities import Compact, LieGroup, NoncompactSymmetric, Spectral, WithBoundary
 from .constant_curvature import ConstantCurvature
 from .correlation import Correlation
@@ -91,6 +99,7 @@ __all__ = [
     "curved_transport",
     "divergence",
     "divergence_along",
+    "from_coordinates",
     "from_geomstats",
     "geodesic_symmetry",
     "gradient",

@@ -138,3 +138,8 @@ def tangent_coordinates(manifold: Manifold, c: Tensor, basis: Tensor, x: Tensor)
     """
     v = manifold.log(c, x)
     return manifold.inner(c.unsqueeze(len(manifold.batch_shape(c))), basis, v.unsqueeze(len(manifold.batch_shape(v))))
+
+
+def from_coordinates(manifold: Manifold, basis: Tensor, coordinates: Tensor) -> Tensor:
+    """Tangent vectors from their coordinates ``(*batch, dim)`` in a basis ``(*batch, dim, *point_shape)``."""
+    return (manifold.per_point(coordinates) * basis).sum(-1 - len(manifold.point_shape))

@@ -246,7 +246,7 @@ class AdaptiveKernelDensity(HeatKernelDensity):
         scales = sorted(_check_bandwidths(factors, "factors"))
         if not neighbours:
             raise DataError(f"{len(train)} training points are too few for a {min(ks)}-th neighbour.")
-        weight = 0.0 if _log_uniform(manifold) is None else uniform_weight
+        weight = 0.0 if log_uniform(manifold) is None else uniform_weight
         reach = dict(zip(neighbours, _neighbour_distances(manifold, train, neighbours), strict=True))
         seen: dict[tuple[int, float], Tensor] = {}
 
@@ -313,7 +313,7 @@ def fit_mixture(
         The kinds with a weight above 1e-6, at least one; their weights; that of the uniform law; the negative
         log-likelihood.
     """
-    uniform = _log_uniform(manifold)
+    uniform = log_uniform(manifold)
     if uniform is not None:
         matrix = torch.cat([matrix, torch.full_like(matrix[:, :1], uniform)], 1)
     weights, _ = em_weights(matrix)
@@ -329,7 +329,7 @@ def fit_mixture(
 
 def log_mixture(manifold: Manifold, matrix: Tensor, weights: Sequence[float], uniform_weight: float) -> Tensor:
     """Log density of such a mixture from those of its parts, ``(n, n_kinds) -> (n,)``, float64."""
-    uniform, weights = _log_uniform(manifold), list(weights)
+    uniform, weights = log_uniform(manifold), list(weights)
     if uniform is not None and uniform_weight > 0:
         matrix = torch.cat([matrix, torch.full_like(matrix[:, :1], uniform)], 1)
         weights.append(uniform_weight)
@@ -348,7 +348,7 @@ def _adaptive_log_prob(
 ) -> Tensor:
     taus = bandwidths.square() + tau
     log_weights = torch.full_like(taus, math.log((1 - uniform_weight) / len(centres)))
-    uniform = _log_uniform(manifold)
+    uniform = log_uniform(manifold)
     floor = uniform + math.log(uniform_weight) if uniform is not None and uniform_weight > 0 else None
     return log_density(manifold, x, centres, taus, log_weights, floor)
 
@@ -373,12 +373,12 @@ def nearest_others(manifold: Manifold, x: Tensor, k: int) -> Tensor:
 
 
 @singledispatch
-def _log_uniform(manifold: Manifold) -> float | None:
+def log_uniform(manifold: Manifold) -> float | None:
     """Log density of the uniform law, None where there is none."""
     return None
 
 
-@_log_uniform.register
+@log_uniform.register
 def _(manifold: Compact) -> float | None:
     return -manifold.log_volume
 

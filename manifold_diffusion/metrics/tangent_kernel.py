@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._errors import ConfigError, DataError
-from ..manifolds import Manifold, tangent_coordinates
+from ..manifolds import Manifold, from_coordinates, tangent_coordinates
 from .estimate import Estimate
 from .kernel_density import FLOOR, _check_bandwidths, _check_data, fit_mixture, log_mixture, nearest_others
 from .pairwise import blocks, on_manifold
@@ -131,12 +131,10 @@ class TangentKernelMixture:
         noise = torch.randn(n, self.manifold.dim, 1, generator=generator, dtype=torch.float64, device=device)
         factors = torch.stack(self._factors)[shape.clamp(max=len(self.shapes) - 1), centre]
         c, basis = self._data[0][centre], self._data[1][centre]
-        extra = (1,) * len(self.manifold.point_shape)
-        v = ((factors @ noise).reshape(n, self.manifold.dim, *extra) * basis).sum(1)
-        x = self.manifold.exp(c, v).to(self.centres)
+        x = self.manifold.exp(c, from_coordinates(self.manifold, basis, (factors @ noise).squeeze(-1))).to(self.centres)
         if self.uniform_weight > 0:
             uniform = self.manifold.random_uniform(n, generator=generator, dtype=x.dtype, device=device)  # type: ignore[attr-defined]
-            x = torch.where((shape == len(self.shapes)).reshape(n, *extra), uniform, x)
+            x = torch.where(self.manifold.per_point(shape == len(self.shapes)), uniform, x)
         return x
 
     @cached_property
@@ -171,15 +169,19 @@ class TangentKernelMixture:
         parts = [x.new_zeros(0, len(whiten))]
         for rows in blocks(len(x), len(c) * M.dim):
             y = x[rows].unsqueeze(1)
-            v = tangent_coordinates(M, c, basis, y)  # (rows, n, dim)
-            extra = (1,) * len(M.point_shape)
-            jacobian = M.log_det_exp(c, (v.reshape(*v.shape, *extra) * basis).sum(2))
+            v, jacobian = normal_coordinates(M, c, basis, y)  # (rows, n, dim)
             columns = []
             for w, height in zip(whiten, heights, strict=True):
                 z = torch.einsum("nij,rnj->rni", w, v)
                 columns.append(torch.logsumexp(height - 0.5 * z.square().sum(-1) - jacobian, 1))
             parts.append(torch.stack(columns, 1) + constant)
         return torch.cat(parts)
+
+
+def normal_coordinates(manifold: Manifold, c: Tensor, basis: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Coordinates of ``log_c(x)`` in a basis, ``(*batch, dim)``, and log determinant of exp there, ``(*batch,)``."""
+    v = tangent_coordinates(manifold, c, basis, x)
+    return v, manifold.log_det_exp(c, from_coordinates(manifold, basis, v))
 
 
 def normal_reach(manifold: Manifold, outside: float = _OUTSIDE) -> float:

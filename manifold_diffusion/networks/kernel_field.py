@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import singledispatch
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .._errors import ConfigError, DataError, NumericsError
-from ..manifolds import Compact, Manifold, tangent_coordinates
-from ..metrics.kernel_density import FLOOR, nearest_others
-from ..metrics.tangent_kernel import normal_reach
+from ..manifolds import Manifold, from_coordinates, tangent_coordinates
+from ..metrics.kernel_density import FLOOR, log_uniform, nearest_others
+from ..metrics.tangent_kernel import normal_coordinates, normal_reach
 from .layers import linear
 
 __all__ = ["KernelField", "LocalKernels"]
@@ -51,7 +50,7 @@ class _Neighbours:
     basis: Tensor  # (n, dim, *point_shape), float64
     index: Tensor  # (n, k)
     offsets: Tensor  # (n, k, dim): where each sees its neighbours, in the dtype of the perceptron
-    seen: Tensor  # (n, k, dim): where its neighbours see it, float64
+    coordinates: Tensor  # (n, k, dim): where its neighbours see it, float64
     jacobian: Tensor  # (n, k): log determinant of exp there, float64
     copy: Tensor  # (n,): number of a centre among those of its place
 
@@ -139,7 +138,7 @@ class KernelField(nn.Module):
         start[:, n_scales] = -3 + torch.linspace(-1.5, 1.5, components)
         self.last.weight.data.mul_(0.1)
         self.last.bias.data.copy_(torch.cat([start.reshape(-1), torch.tensor([-3.0])]))
-        self.uniform = nn.Parameter(torch.tensor(-4.6)) if _log_volume(manifold) is not None else None
+        self.uniform = nn.Parameter(torch.tensor(-4.6)) if log_uniform(manifold) is not None else None
         self._around: tuple[Any, _Neighbours] | None = None
         self.register_buffer("centres", points)
         self.register_buffer("feature_mean", torch.zeros(n_features))
@@ -191,32 +190,35 @@ class KernelField(nn.Module):
         if not self.training:
             return self.log_prob(x)
         row, left_out = self._rows(x)
-        near, seen = self._neighbours.index[row], self._neighbours
-        return self._sum(self.kernels(left_out), seen.seen[row], seen.jacobian[row], near).to(x.dtype)
+        around = self._neighbours
+        near, v, jacobian = around.index[row], around.coordinates[row], around.jacobian[row]
+        whiten, shift, height, floor = self._whitened(left_out)
+        z = torch.einsum("rncij,rnj->rnci", whiten[near], v) - shift[near]
+        return _log_sum(z, height[near], jacobian, floor).to(x.dtype)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density under all kernels, ``(n,)``."""
-        kernels, parts = self.kernels(), [x.new_zeros(0, dtype=torch.float64)]
-        rows = max(1, _PAIRS // (len(self.centres) * (self.components + 1) * self.manifold.dim))
-        for start in range(0, len(x), rows):
-            v, jacobian = self._geometry(slice(None), x[start : start + rows].double().unsqueeze(1))
-            parts.append(self._sum(kernels, v, jacobian, None))
+        around, parts = self._neighbours, [x.new_zeros(0, dtype=torch.float64)]
+        whiten, shift, height, floor = self._whitened()
+        for part in x.double().split(max(1, _PAIRS // shift.numel())):
+            v, jacobian = normal_coordinates(self.manifold, around.centres, around.basis, part.unsqueeze(1))
+            z = torch.einsum("ncij,rnj->rnci", whiten, v) - shift
+            parts.append(_log_sum(z, height, jacobian, floor))
         return torch.cat(parts).to(x.dtype)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """``n`` independent points, ``(n, *point_shape)``."""
-        M, kernels, seen = self.manifold, self.kernels(), self._neighbours
+        M, kernels, around = self.manifold, self.kernels(), self._neighbours
         log_w = torch.cat([kernels.log_weights.flatten(), kernels.log_uniform.reshape(1)])
         pick = torch.multinomial(log_w.exp(), n, replacement=True, generator=generator)
         which = pick.clamp(max=len(log_w) - 2)
         centre = which // (self.components + 1)
         noise = torch.randn(n, M.dim, 1, generator=generator, dtype=torch.float64, device=log_w.device)
         v = kernels.means.flatten(0, 1)[which] + (kernels.factors.flatten(0, 1)[which] @ noise).squeeze(-1)
-        extra = (1,) * len(M.point_shape)
-        x = M.exp(seen.centres[centre], (v.reshape(n, M.dim, *extra) * seen.basis[centre]).sum(1)).to(self.centres)
+        x = M.exp(around.centres[centre], from_coordinates(M, around.basis[centre], v)).to(self.centres)
         if self.uniform is not None:
             even = M.random_uniform(n, generator=generator, dtype=x.dtype, device=x.device)  # type: ignore[attr-defined]
-            x = torch.where((pick == len(log_w) - 1).reshape(n, *extra), even, x)
+            x = torch.where(M.per_point(pick == len(log_w) - 1), even, x)
         return x
 
     # ------------------------------------------------------------------ helpers
@@ -235,27 +237,15 @@ class KernelField(nn.Module):
             order = torch.argsort(place, stable=True)
             copy = torch.empty_like(place)
             copy[order] = torch.arange(n, device=place.device) - torch.searchsorted(place[order], place[order])
-            geometry = self._geometry(index, c.unsqueeze(1), c, basis)
-            self._around = key, _Neighbours(c, basis, index, offsets, *geometry, copy)
+            coordinates, jacobian = normal_coordinates(M, c[index], basis[index], c.unsqueeze(1))
+            self._around = key, _Neighbours(c, basis, index, offsets, coordinates, jacobian, copy)
         return self._around[1]
-
-    def _geometry(
-        self, index: Tensor | slice, x: Tensor, c: Tensor | None = None, basis: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Coordinates of points at centres, ``(*batch, dim)``, and the log determinant of exp there, ``(*batch,)``."""
-        M, extra = self.manifold, (1,) * len(self.manifold.point_shape)
-        if c is None or basis is None:
-            c, basis = self._neighbours.centres, self._neighbours.basis
-        c, basis = c[index], basis[index]
-        v = tangent_coordinates(M, c, basis, x)
-        return v, M.log_det_exp(c, (v.reshape(*v.shape, *extra) * basis).sum(-1 - len(extra)))
 
     @torch.no_grad()
     def _look(self, left_out: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Features, and first moments, second moments and mean squares of the offsets at each scale."""
-        seen, d = self._neighbours, self.manifold.dim
-        offsets = seen.offsets
-        keep = torch.ones_like(seen.index, dtype=torch.bool) if left_out is None else ~left_out[seen.index]
+        index, offsets, d = self._neighbours.index, self._neighbours.offsets, self.manifold.dim
+        keep = torch.ones_like(index, dtype=torch.bool) if left_out is None else ~left_out[index]
         count = keep.cumsum(1)
         inside = torch.stack([(keep & (count <= k)).to(offsets) for k in self.scales], 1)  # (n, scales, k)
         inside = inside / inside.sum(-1, keepdim=True).clamp_min(1)
@@ -289,22 +279,22 @@ class KernelField(nn.Module):
         taken = torch.bincount(place[n:], minlength=len(rows))
         return row, copy < taken[place[:n]]
 
-    def _sum(self, kernels: LocalKernels, v: Tensor, jacobian: Tensor, near: Tensor | None) -> Tensor:
-        """Log of the sum over all kernels, or those at the centres ``near`` ``(rows, m)``; float64 ``(rows,)``."""
-        d = self.manifold.dim
-        eye = torch.eye(d, dtype=v.dtype, device=v.device).expand_as(kernels.factors)
+    def _whitened(self, left_out: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Inverse factors, the means in their units, log weights over the roots of determinants; log of the rest."""
+        kernels, uniform, d = self.kernels(left_out), log_uniform(self.manifold), self.manifold.dim
+        eye = torch.eye(d, dtype=kernels.factors.dtype, device=kernels.factors.device).expand_as(kernels.factors)
         whiten = torch.linalg.solve_triangular(kernels.factors, eye, upper=False)
         shift = (whiten @ kernels.means.unsqueeze(-1)).squeeze(-1)
         height = kernels.log_weights + whiten.diagonal(dim1=-2, dim2=-1).log().sum(-1) - d / 2 * math.log(2 * math.pi)
-        if near is None:
-            z = torch.einsum("ncij,rnj->rnci", whiten, v) - shift
-        else:
-            z, height = torch.einsum("rncij,rnj->rnci", whiten[near], v) - shift[near], height[near]
-        log_p = (height - 0.5 * z.square().sum(-1) - jacobian.unsqueeze(-1)).flatten(1)
-        volume = _log_volume(self.manifold)
-        if volume is not None:
-            log_p = torch.cat([log_p, (kernels.log_uniform - volume).expand(len(log_p), 1)], 1)
-        return torch.logsumexp(log_p, 1)
+        return whiten, shift, height, None if uniform is None else kernels.log_uniform + uniform
+
+
+def _log_sum(z: Tensor, height: Tensor, jacobian: Tensor, floor: Tensor | None) -> Tensor:
+    """Log of sums of normal densities and a constant ``exp(floor)``, ``(rows, n, c, dim) -> (rows,)``."""
+    log_p = (height - 0.5 * z.square().sum(-1) - jacobian.unsqueeze(-1)).flatten(1)
+    if floor is not None:
+        log_p = torch.cat([log_p, floor.expand(len(log_p), 1)], 1)
+    return torch.logsumexp(log_p, 1)
 
 
 def _largest(cov: Tensor) -> Tensor:
@@ -316,14 +306,3 @@ def _largest(cov: Tensor) -> Tensor:
 def _places(x: Tensor) -> Tensor:
     """A number per point ``(n,)``, the same for repeated ones only."""
     return torch.unique(x.flatten(1), dim=0, return_inverse=True)[1]
-
-
-@singledispatch
-def _log_volume(manifold: Manifold) -> float | None:
-    """Log volume, None where it is infinite."""
-    return None
-
-
-@_log_volume.register
-def _(manifold: Compact) -> float | None:
-    return manifold.log_volume

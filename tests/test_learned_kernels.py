@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from manifold_diffusion._errors import ConfigError, DataError, ManifoldError
+from manifold_diffusion._typing import Batch
 from manifold_diffusion.manifolds import Euclidean, Sphere, Torus
 from manifold_diffusion.metrics import AdaptiveKernelDensity
 from manifold_diffusion.models import LearnedKernelDensity
 from manifold_diffusion.networks import KernelField
+from manifold_diffusion.objectives import LogLikelihood
 
 
 def _curve(n: int, seed: int) -> torch.Tensor:
@@ -69,6 +71,15 @@ def test_left_out_points_leave_no_trace() -> None:
     without.load_state_dict({**field.state_dict(), "centres": rest}, assign=True)
     torch.testing.assert_close(field(batch), without(batch), rtol=1e-6, atol=1e-6)
     assert (field.eval()(batch) - without(batch)).abs().max() > 0.1  # the points see themselves
+
+
+def test_validation_keeps_no_graph() -> None:
+    points = _curve(100, 0).float()
+    field, batch = KernelField(Sphere(2), points), Batch(points[:10])
+    train = LogLikelihood().loss(field.train(), batch)
+    val = LogLikelihood().loss(field.eval(), batch)
+    assert train.requires_grad and not val.requires_grad
+    assert val.item() == pytest.approx(-field.log_prob(points[:10]).mean().item(), abs=1e-6)
 
 
 def test_moves_with_the_data() -> None:

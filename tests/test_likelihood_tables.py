@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import fields
 
 import pytest
 import torch
@@ -10,9 +11,18 @@ import torch
 from experiments.likelihood import methods
 from experiments.likelihood.rows import Rows, kinds, write
 from experiments.likelihood.table import END, START, TRAP, Published, fill, markdown
+from manifold_diffusion import AnalyticDiffusion
 from manifold_diffusion.data import PointSet, split
 from manifold_diffusion.manifolds import Torus
-from manifold_diffusion.metrics import AdaptiveKernelDensity, DensityMixture, KernelMixture, nll
+from manifold_diffusion.metrics import (
+    AdaptiveKernelDensity,
+    DensityMixture,
+    KernelDensity,
+    KernelMixture,
+    TangentKernelMixture,
+    nll,
+)
+from manifold_diffusion.models import LearnedKernelDensity
 
 M = Torus(1)
 
@@ -60,8 +70,29 @@ def test_a_mixture_is_that_of_the_library_and_nothing_is_fitted_twice(rows):
     assert facts["nll"] == pytest.approx(estimate.value, abs=1e-9)
     assert facts["standard_error"] == pytest.approx(estimate.standard_error, abs=1e-9)
     assert list(facts["weights"].values()) == pytest.approx(mixture.weights, abs=1e-9)
+    grown = DensityMixture(tuple(methods.grown(member, part.val) for member in members), mixture.weights)
+    assert facts["grown_nll"] == pytest.approx(nll(grown.log_prob(part.test)).value, abs=1e-9)
     assert single["nll"] == pytest.approx(nll(members[0].log_prob(part.test)).value, abs=1e-9)
     assert (facts["n_train"], facts["n_val"], facts["n_test"], facts["n_repeated"]) == (160, 20, 20, 0)
+
+
+def test_a_grown_density_has_more_points_and_the_choices_of_before():
+    part = split(points(), seed=0)
+    everything = torch.cat([part.train, part.val])
+    simple = [kind.fit(M, part.train, part.val) for kind in (KernelDensity, KernelMixture, TangentKernelMixture)]
+    for density in simple:
+        choices = {f.name: getattr(density, f.name) for f in fields(density) if f.name not in ("manifold", "centres")}
+        same = type(density)(M, everything, **choices)
+        torch.testing.assert_close(methods.grown(density, part.val).log_prob(part.test), same.log_prob(part.test))
+    adaptive = AdaptiveKernelDensity.fit(M, part.train, part.val)
+    grown = methods.grown(adaptive, part.val)
+    assert (grown.k, grown.factor, len(grown.bandwidths)) == (adaptive.k, adaptive.factor, len(everything))
+    learned, more = (LearnedKernelDensity(M, x) for x in (part.train, everything))
+    more.network.load_state_dict({**learned.network.state_dict(), "centres": everything})
+    ensemble = methods.grown(DensityMixture((learned, simple[0]), (0.5, 0.5)), part.val)
+    torch.testing.assert_close(ensemble.members[0].log_prob(part.test), more.log_prob(part.test))
+    diffusion = methods.grown(AnalyticDiffusion(M, part.train), part.val)
+    torch.testing.assert_close(diffusion.log_prob(part.test), AnalyticDiffusion(M, everything).log_prob(part.test))
 
 
 def test_raw_rows_say_how_many_test_points_stand_in_the_training_set(rows):
@@ -117,7 +148,7 @@ def test_markdown():
     values = [0.1, 0.2, 0.3, 0.4, 0.75]
     facts = [fact("flood", "raw", "kde", seed, value) for seed, value in enumerate(values)]
     facts += [fact("flood", "distinct", "network", 0, -1.0, steps=9, tolerance=1e-3, evaluations=50, change=2e-4)]
-    facts += [fact("angles", "distinct", "kde", seed, 2.0 + seed, n_duplicates=0) for seed in (0, 1)]
+    facts += [fact("angles", "distinct", "kde", seed, 2.0 + seed, n_duplicates=0, grown_nll=seed) for seed in (0, 1)]
     published = [
         Published("theirs", "source", {"flood": "0.5", "angles": "-3.0"}, " †"),
         Published("elsewhere", "source", {"quakes": "1.0"}),
@@ -132,6 +163,8 @@ def test_markdown():
     assert cells(text, "test points") == ["test points that stand in the training set", "70 %", "0 %", "0 %"]
     assert text.splitlines()[-3].split("|")[1:-1] == [" `network` ", "  ", " 2 + 1 ", "  ", " 9 ", " 50 ", " 0.0002 "]
     assert "tolerance 0.001 nats" in text
+    table = text.split("| the same with")[1].splitlines()
+    assert table[2:4] == ["| `kde` |  |  | 0.500 ± 0.707 (2) |", ""]  # and no row of what has no such number
     assert TRAP not in markdown(facts[-2:], ["angles"], [])
 
 

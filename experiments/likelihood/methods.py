@@ -1,15 +1,16 @@
 """The methods of the likelihood tables: kernel densities, closed forms, networks, and mixtures of all these."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from manifold_diffusion import AnalyticDiffusion, metrics
 from manifold_diffusion.manifolds import Manifold, Sphere, Torus
-from manifold_diffusion.metrics import Density
+from manifold_diffusion.metrics import AdaptiveKernelDensity, Density, DensityMixture
 from manifold_diffusion.models import GenerativeModel, LearnedKernelDensity, RiemannianDiffusion, RiemannianFlow
 from manifold_diffusion.networks import TangentMLP
 from manifold_diffusion.processes import BrownianMotion, GeodesicFlow, LogPath, default_schedule
@@ -71,6 +72,27 @@ def learned_kernels(train: Tensor, val: Tensor, seed: int, manifold: Manifold, s
     return model
 
 
+def learned_ensemble(train: Tensor, val: Tensor, seed: int, manifold: Manifold, steps: int, folder: Path) -> Density:
+    """The mean of three densities of learned kernels that differ by their seeds."""
+    seeds = [seed + 100 * k for k in range(3)]
+    members = [learned_kernels(train, val, s, manifold, steps, folder / str(k)) for k, s in enumerate(seeds)]
+    return DensityMixture(tuple(members), (1 / 3,) * 3)
+
+
+def grown(model: Any, points: Tensor) -> Density:
+    """A density of kernels with further points, as it was chosen and trained without them."""
+    if isinstance(model, DensityMixture):
+        return replace(model, members=tuple(grown(member, points) for member in model.members))
+    if isinstance(model, AnalyticDiffusion | LearnedKernelDensity):
+        model.add(points)
+        return model
+    centres = torch.cat([model.centres, points])
+    if isinstance(model, AdaptiveKernelDensity):
+        chosen = (model.k,), (model.factor,), model.uniform_weight
+        return AdaptiveKernelDensity.fit(model.manifold, centres, points, *chosen)
+    return replace(model, centres=centres)
+
+
 def _closed(fit: Callable[..., Density]) -> Fit:
     return lambda train, val, seed, manifold, steps, folder: fit(manifold, train, val)
 
@@ -83,9 +105,14 @@ CLOSED: dict[str, Fit] = {
     "tangent": _closed(metrics.TangentKernelMixture.fit),
 }
 
-LEARNED: dict[str, Fit] = {"learned-kernels": learned_kernels, "network": network, "flow": flow}
+LEARNED: dict[str, Fit] = {
+    "learned-kernels": learned_kernels,
+    "learned-ensemble": learned_ensemble,
+    "network": network,
+    "flow": flow,
+}
 
-MIXTURES = {"closed-mixture": tuple(CLOSED), "hybrid": (*CLOSED, *LEARNED)}
+MIXTURES = {"closed-mixture": tuple(CLOSED), "hybrid": (*CLOSED, "learned-ensemble", "network", "flow")}
 """Their members; weights by expectation maximisation on validation points."""
 
 METHODS = (*CLOSED, "closed-mixture", *LEARNED, "hybrid")
@@ -93,4 +120,4 @@ METHODS = (*CLOSED, "closed-mixture", *LEARNED, "hybrid")
 
 def steps_of(method: str, steps: int) -> int:
     """Optimiser steps of a method where networks take ``steps``: learned kernels need a tenth."""
-    return 0 if method not in LEARNED else max(steps // 10, 1) if method == "learned-kernels" else steps
+    return 0 if method not in LEARNED else max(steps // 10, 1) if method.startswith("learned") else steps

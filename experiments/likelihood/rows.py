@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.likelihood.methods import CLOSED, LEARNED, MIXTURES, steps_of
+from experiments.likelihood.methods import CLOSED, LEARNED, MIXTURES, grown, steps_of
 from manifold_diffusion import metrics
 from manifold_diffusion.data import PointSet, repeated, split
 from manifold_diffusion.models import GenerativeModel
@@ -27,7 +27,8 @@ class Rows:
     """The rows of an experiment.
 
     A row is two files, each written in one step: the log densities of validation and test points, of which mixtures are
-    made, then the facts; a row with facts is complete. What a network learns is in a folder of the same name.
+    made, then the facts; a row with facts is complete. What a network learns is in a folder of the same name. Densities
+    that take points without being chosen or trained again are scored once more ("grown") with the validation points.
 
     Attributes:
         sets: the data, with their repeats, float64.
@@ -64,6 +65,8 @@ class Rows:
         estimate = metrics.nll(scores["test"])
         facts |= {**more, "nll": estimate.value, "standard_error": estimate.standard_error}
         facts["val_nll"] = metrics.nll(scores["val"]).value
+        if "grown" in scores:
+            facts["grown_nll"] = metrics.nll(scores["grown"]).value
         write(self._scores(data, kind, method, seed), lambda path: torch.save(scores, path))
         write(file, lambda path: path.write_text(json.dumps(facts)))
         print(f"{data} {kind}, {method}, seed {seed}: NLL {estimate}", flush=True)
@@ -99,13 +102,16 @@ class Rows:
             facts["change"] = abs(float((finer - scores["test"][:100]).mean()))
         else:
             scores = {"val": model.log_prob(val).double(), "test": model.log_prob(test).double()}
-        facts |= {"steps": steps, "fit_s": fitted - start}
-        return {**facts, "score_s": time.perf_counter() - fitted}, scores
+        facts |= {"steps": steps, "fit_s": fitted - start, "score_s": time.perf_counter() - fitted}
+        if "tolerance" not in facts:
+            scores["grown"] = grown(model, val).log_prob(test).double()
+        return facts, scores
 
 
 def _mixed(names: Sequence[str], scores: list[dict[str, Tensor]]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Weights of a mixture, found on validation points, and its log densities."""
-    matrices = {part: torch.stack([score[part] for score in scores], 1) for part in ("val", "test")}
+    parts = ("val", "test", "grown")
+    matrices = {part: torch.stack([score.get(part, score["test"]) for score in scores], 1) for part in parts}
     weights, _ = metrics.stacked_weights(matrices["val"])
     log_weights = torch.tensor(weights, dtype=torch.float64).log()
     facts = {"weights": dict(zip(names, weights, strict=True))}

@@ -53,6 +53,7 @@ def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str], published: Se
 
     heads = ["test NLL, nats", *titles]
     body = [[f"`{method}`", *[cell(method, column, likelihood) for column in columns]] for method in methods]
+    more = [[f"`{method}`", *[cell(method, column, grown) for column in columns]] for method in methods]
     for other in published:
         theirs = [kind == ("raw" if repeats[name] else "distinct") for name, kind in columns]
         cells = [other.values.get(name, "") if on else "" for (name, _), on in zip(columns, theirs, strict=True)]
@@ -84,15 +85,24 @@ def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str], published: Se
         if tolerances
         else ""
     )
-    blocks = [_lines(heads, [*body, *sizes]), note, _lines(cost_heads, cost), about]
+    more_heads = ["the same with the validation points as further data, chosen and trained without", *titles]
+    further = _lines(more_heads, [line for line in more if any(line[1:])])
+    blocks = [_lines(heads, [*body, *sizes]), note, further, _lines(cost_heads, cost), about]
     return "\n\n".join(block for block in blocks if block)
 
 
-def likelihood(group: Sequence[dict[str, Any]]) -> str:
+def likelihood(group: Sequence[dict[str, Any]], key: str = "nll") -> str:
     """Mean and standard deviation over seeds, and how many there are if not all."""
-    values = [row["nll"] for row in group]
+    values = [row[key] for row in group if key in row]
+    if not values:
+        return ""
     spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.3f}{spread}" + (f" ({len(values)})" if len(values) < SEEDS else "")
+
+
+def grown(group: Sequence[dict[str, Any]]) -> str:
+    """The same, with the validation points as further data."""
+    return likelihood(group, "grown_nll")
 
 
 def seconds(group: Sequence[dict[str, Any]]) -> str:

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from .._errors import ConfigError, DataError
-from ..manifolds import Manifold, from_coordinates, tangent_coordinates
+from ..manifolds import Manifold, tangent_coordinates
 from .estimate import Estimate
 from .kernel_density import FLOOR, _check_bandwidths, _check_data, fit_mixture, log_mixture, nearest_others
-from .pairwise import blocks, on_manifold
+from .normal_kernels import coefficients, log_sums, normal_reach, sample_normal
+from .pairwise import on_manifold
 
 __all__ = ["TangentKernelMixture", "TangentShape"]
 
@@ -128,14 +129,11 @@ class TangentKernelMixture:
         weights = torch.tensor([*self.weights, self.uniform_weight], dtype=torch.float64, device=device)
         shape = torch.multinomial(weights, n, replacement=True, generator=generator)
         centre = torch.randint(len(self.centres), (n,), generator=generator, device=device)
-        noise = torch.randn(n, self.manifold.dim, 1, generator=generator, dtype=torch.float64, device=device)
-        factors = torch.stack(self._factors)[shape.clamp(max=len(self.shapes) - 1), centre]
+        factors = self._factors[centre, shape.clamp(max=len(self.shapes) - 1)]
+        uniform = shape == len(self.shapes) if self.uniform_weight > 0 else None
         c, basis = self._data[0][centre], self._data[1][centre]
-        x = self.manifold.exp(c, from_coordinates(self.manifold, basis, (factors @ noise).squeeze(-1))).to(self.centres)
-        if self.uniform_weight > 0:
-            uniform = self.manifold.random_uniform(n, generator=generator, dtype=x.dtype, device=device)  # type: ignore[attr-defined]
-            x = torch.where(self.manifold.per_point(shape == len(self.shapes)), uniform, x)
-        return x
+        means = c.new_zeros(n, self.manifold.dim)
+        return sample_normal(self.manifold, c, basis, means, factors, uniform, generator).to(self.centres)
 
     @cached_property
     def _data(self) -> tuple[Tensor, Tensor]:
@@ -144,48 +142,23 @@ class TangentKernelMixture:
         return c, self.manifold.tangent_basis(c)
 
     @cached_property
-    def _factors(self) -> list[Tensor]:
-        """Lower Cholesky factors of the covariances, ``(n, dim, dim)`` per shape."""
+    def _factors(self) -> Tensor:
+        """Lower Cholesky factors of the covariances, ``(n, n_shapes, dim, dim)``."""
         M, (c, basis) = self.manifold, self._data
         index = nearest_others(M, c, max(s.neighbours for s in self.shapes))
         local = tangent_coordinates(M, c.unsqueeze(1), basis.unsqueeze(1), c[index])
         sums = (local.unsqueeze(-1) * local.unsqueeze(-2)).cumsum(1)
         eye = torch.eye(M.dim, dtype=c.dtype, device=c.device)
-        widest = normal_reach(M) ** 2
+        widest = normal_reach(M, _OUTSIDE) ** 2
         factors = []
         for s in self.shapes:
             values, vectors = torch.linalg.eigh(s.factor / s.neighbours * sums[:, s.neighbours - 1] + s.floor**2 * eye)
             values = values.clamp(min=s.floor**2, max=max(widest, s.floor**2))
             factors.append(torch.linalg.cholesky((vectors * values.unsqueeze(-2)) @ vectors.mT))
-        return factors
+        return torch.stack(factors, 1)
 
     def _components(self, x: Tensor) -> Tensor:
         """Log densities of the shapes at ``x``, ``(n, n_shapes)``, float64."""
-        M, (c, basis), x = self.manifold, self._data, on_manifold(self.manifold, x)
-        eye = torch.eye(M.dim, dtype=c.dtype, device=c.device).expand(len(c), M.dim, M.dim)
-        whiten = [torch.linalg.solve_triangular(f, eye, upper=False) for f in self._factors]
-        heights = [w.diagonal(dim1=-2, dim2=-1).log().sum(-1) for w in whiten]
-        constant = -M.dim / 2 * math.log(2 * math.pi) - math.log(len(c))
-        parts = [x.new_zeros(0, len(whiten))]
-        for rows in blocks(len(x), len(c) * M.dim):
-            y = x[rows].unsqueeze(1)
-            v, jacobian = normal_coordinates(M, c, basis, y)  # (rows, n, dim)
-            columns = []
-            for w, height in zip(whiten, heights, strict=True):
-                z = torch.einsum("nij,rnj->rni", w, v)
-                columns.append(torch.logsumexp(height - 0.5 * z.square().sum(-1) - jacobian, 1))
-            parts.append(torch.stack(columns, 1) + constant)
-        return torch.cat(parts)
-
-
-def normal_coordinates(manifold: Manifold, c: Tensor, basis: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Coordinates of ``log_c(x)`` in a basis, ``(*batch, dim)``, and log determinant of exp there, ``(*batch,)``."""
-    v = tangent_coordinates(manifold, c, basis, x)
-    return v, manifold.log_det_exp(c, from_coordinates(manifold, basis, v))
-
-
-def normal_reach(manifold: Manifold, outside: float = _OUTSIDE) -> float:
-    """Largest standard deviation with which a mass ``outside`` of a normal law lies beyond the injectivity radius."""
-    from scipy.stats import chi
-
-    return float(manifold.injectivity_radius / chi(manifold.dim).isf(outside))
+        M, (c, basis), factors = self.manifold, self._data, self._factors
+        laws = coefficients(factors.new_zeros(factors.shape[:-1]), factors, factors.new_tensor(-math.log(len(c))))
+        return log_sums(M, c, basis, laws, on_manifold(M, x))

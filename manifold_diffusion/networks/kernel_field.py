@@ -11,18 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import ConfigError, DataError, NumericsError
-from ..manifolds import Manifold, from_coordinates, tangent_coordinates
+from ..manifolds import Manifold, tangent_coordinates
 from ..metrics.kernel_density import FLOOR, log_uniform, nearest_others
-from ..metrics.tangent_kernel import normal_coordinates, normal_reach
+from ..metrics.normal_kernels import (
+    coefficients,
+    log_sums,
+    monomials,
+    normal_coordinates,
+    normal_reach,
+    sample_normal,
+)
 from .layers import linear
 
 __all__ = ["KernelField", "LocalKernels"]
 
 _OUTSIDE = 1e-4
 """Mass of a kernel that may lie beyond the injectivity radius, where it is lost: wide kernels are worth more."""
-
-_PAIRS = 1 << 19
-"""Numbers held at a time while densities are summed."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ class _Neighbours:
     centres: Tensor  # (n, *point_shape), float64
     basis: Tensor  # (n, dim, *point_shape), float64
     index: Tensor  # (n, k)
-    offsets: Tensor  # (n, k, dim): where each sees its neighbours, in the dtype of the perceptron
+    seen: Tensor  # (n, k, n_monomials): of the coordinates where each sees its neighbours, as the perceptron's weights
+    squares: Tensor  # (n, k): squared distances to them
     coordinates: Tensor  # (n, k, dim): where its neighbours see it, float64
     jacobian: Tensor  # (n, k): log determinant of exp there, float64
     copy: Tensor  # (n,): number of a centre among those of its place
@@ -191,20 +196,19 @@ class KernelField(nn.Module):
             return self.log_prob(x)
         row, left_out = self._rows(x)
         around = self._neighbours
-        near, v, jacobian = around.index[row], around.coordinates[row], around.jacobian[row]
-        whiten, shift, height, floor = self._whitened(left_out)
-        z = torch.einsum("rncij,rnj->rnci", whiten[near], v) - shift[near]
-        return _log_sum(z, height[near], jacobian, floor).to(x.dtype)
+        near, kernels = around.index[row], self.kernels(left_out)
+        laws = coefficients(kernels.means, kernels.factors, kernels.log_weights)[near]
+        log_p = (monomials(around.coordinates[row]).unsqueeze(-2) @ laws).squeeze(-2) - around.jacobian[row].unsqueeze(
+            -1
+        )
+        return self._with_uniform(log_p.flatten(1), kernels).to(x.dtype)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density under all kernels, ``(n,)``."""
-        around, parts = self._neighbours, [x.new_zeros(0, dtype=torch.float64)]
-        whiten, shift, height, floor = self._whitened()
-        for part in x.double().split(max(1, _PAIRS // shift.numel())):
-            v, jacobian = normal_coordinates(self.manifold, around.centres, around.basis, part.unsqueeze(1))
-            z = torch.einsum("ncij,rnj->rnci", whiten, v) - shift
-            parts.append(_log_sum(z, height, jacobian, floor))
-        return torch.cat(parts).to(x.dtype)
+        around, kernels = self._neighbours, self.kernels()
+        laws = coefficients(kernels.means, kernels.factors, kernels.log_weights)
+        log_p = log_sums(self.manifold, around.centres, around.basis, laws, x.double())
+        return self._with_uniform(log_p, kernels).to(x.dtype)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """``n`` independent points, ``(n, *point_shape)``."""
@@ -213,13 +217,11 @@ class KernelField(nn.Module):
         pick = torch.multinomial(log_w.exp(), n, replacement=True, generator=generator)
         which = pick.clamp(max=len(log_w) - 2)
         centre = which // (self.components + 1)
-        noise = torch.randn(n, M.dim, 1, generator=generator, dtype=torch.float64, device=log_w.device)
-        v = kernels.means.flatten(0, 1)[which] + (kernels.factors.flatten(0, 1)[which] @ noise).squeeze(-1)
-        x = M.exp(around.centres[centre], from_coordinates(M, around.basis[centre], v)).to(self.centres)
-        if self.uniform is not None:
-            even = M.random_uniform(n, generator=generator, dtype=x.dtype, device=x.device)  # type: ignore[attr-defined]
-            x = torch.where(M.per_point(pick == len(log_w) - 1), even, x)
-        return x
+        means, factors = kernels.means.flatten(0, 1)[which], kernels.factors.flatten(0, 1)[which]
+        uniform = None if self.uniform is None else pick == len(log_w) - 1
+        return sample_normal(M, around.centres[centre], around.basis[centre], means, factors, uniform, generator).to(
+            self.centres
+        )
 
     # ------------------------------------------------------------------ helpers
 
@@ -238,23 +240,26 @@ class KernelField(nn.Module):
             copy = torch.empty_like(place)
             copy[order] = torch.arange(n, device=place.device) - torch.searchsorted(place[order], place[order])
             coordinates, jacobian = normal_coordinates(M, c[index], basis[index], c.unsqueeze(1))
-            self._around = key, _Neighbours(c, basis, index, offsets, coordinates, jacobian, copy)
+            seen, squares = monomials(offsets), offsets.square().sum(-1)
+            self._around = key, _Neighbours(c, basis, index, seen, squares, coordinates, jacobian, copy)
         return self._around[1]
 
     @torch.no_grad()
     def _look(self, left_out: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Features, and first moments, second moments and mean squares of the offsets at each scale."""
-        index, offsets, d = self._neighbours.index, self._neighbours.offsets, self.manifold.dim
-        keep = torch.ones_like(index, dtype=torch.bool) if left_out is None else ~left_out[index]
+        around, d = self._neighbours, self.manifold.dim
+        keep = torch.ones_like(around.index, dtype=torch.bool) if left_out is None else ~left_out[around.index]
         count = keep.cumsum(1)
-        inside = torch.stack([(keep & (count <= k)).to(offsets) for k in self.scales], 1)  # (n, scales, k)
-        inside = inside / inside.sum(-1, keepdim=True).clamp_min(1)
-        means = inside @ offsets
-        moments = (inside @ (offsets.unsqueeze(-1) * offsets.unsqueeze(-2)).flatten(2)).unflatten(-1, (d, d))
-        squares = offsets.square().sum(-1)
+        inside = torch.stack([(keep & (count <= k)).to(around.seen) for k in self.scales], 1)  # (n, scales, k)
+        _, means, products = (
+            (inside @ around.seen).div_(inside.sum(-1, keepdim=True).clamp_min(1)).split([1, d, d * (d + 1) // 2], -1)
+        )
+        i, j = torch.triu_indices(d, d, device=products.device)
+        moments = products.new_empty(*products.shape[:-1], d, d)
+        moments[..., i, j], moments[..., j, i] = products, products
+        sizes = products[..., i == j].sum(-1)
         tiny = FLOOR**2
-        sizes = (inside @ squares.unsqueeze(-1)).squeeze(-1)
-        first = squares.masked_fill(~keep, math.inf).amin(1).clamp(tiny, 1e12)
+        first = around.squares.masked_fill(~keep, math.inf).amin(1).clamp(tiny, 1e12)
         unit = moments / sizes.clamp_min(tiny)[..., None, None] * d
         eye = torch.eye(d, dtype=unit.dtype, device=unit.device)
         shape = torch.linalg.slogdet(unit + 1e-3 * eye)[1]
@@ -279,22 +284,12 @@ class KernelField(nn.Module):
         taken = torch.bincount(place[n:], minlength=len(rows))
         return row, copy < taken[place[:n]]
 
-    def _whitened(self, left_out: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Inverse factors, the means in their units, log weights over the roots of determinants; log of the rest."""
-        kernels, uniform, d = self.kernels(left_out), log_uniform(self.manifold), self.manifold.dim
-        eye = torch.eye(d, dtype=kernels.factors.dtype, device=kernels.factors.device).expand_as(kernels.factors)
-        whiten = torch.linalg.solve_triangular(kernels.factors, eye, upper=False)
-        shift = (whiten @ kernels.means.unsqueeze(-1)).squeeze(-1)
-        height = kernels.log_weights + whiten.diagonal(dim1=-2, dim2=-1).log().sum(-1) - d / 2 * math.log(2 * math.pi)
-        return whiten, shift, height, None if uniform is None else kernels.log_uniform + uniform
-
-
-def _log_sum(z: Tensor, height: Tensor, jacobian: Tensor, floor: Tensor | None) -> Tensor:
-    """Log of sums of normal densities and a constant ``exp(floor)``, ``(rows, n, c, dim) -> (rows,)``."""
-    log_p = (height - 0.5 * z.square().sum(-1) - jacobian.unsqueeze(-1)).flatten(1)
-    if floor is not None:
-        log_p = torch.cat([log_p, floor.expand(len(log_p), 1)], 1)
-    return torch.logsumexp(log_p, 1)
+    def _with_uniform(self, log_p: Tensor, kernels: LocalKernels) -> Tensor:
+        """Log of the sum of densities ``(n, m)`` and of the uniform law."""
+        uniform = log_uniform(self.manifold)
+        if uniform is not None:
+            log_p = torch.cat([log_p, (kernels.log_uniform + uniform).expand(len(log_p), 1)], 1)
+        return torch.logsumexp(log_p, 1)
 
 
 def _largest(cov: Tensor) -> Tensor:

@@ -12,7 +12,11 @@ __all__ = ["LogLikelihood"]
 
 
 class LogLikelihood(Objective):
-    """The mean negative log density ``-network(x)`` of a batch, in nats, for networks that are densities."""
+    """The mean negative log density ``-network(x)`` of a batch, in nats, for networks that are densities.
+
+    In eval mode without a graph: validation may sum over pairs of points by the million.
+    """
 
     def loss(self, network: Network, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
-        return -network(batch.x).mean()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and getattr(network, "training", True)):
+            return -network(batch.x).mean()

@@ -36,8 +36,8 @@ def test_integrates_to_one_and_samples_follow_it() -> None:
     points = 0.5 * torch.randn(30, 2, generator=g, dtype=torch.float64) + torch.tensor([3.0, 0.0], dtype=torch.float64)
     model = LearnedKernelDensity(M, M.project(points))
     _bent(model.network)
-    with torch.no_grad():  # kernels of width 1e-4 are too narrow for the grid
-        model.network.last.weight[-1], model.network.last.bias[-1] = 0, -60
+    with torch.no_grad():  # kernels of width 1e-2 are too narrow for the grid
+        model.network.last.weight[-3:], model.network.last.bias[-3:] = 0, -60
     side = 2 * math.pi * torch.arange(400, dtype=torch.float64) / 400 - math.pi
     grid = torch.cartesian_prod(side, side)
     p = model.log_prob(grid).exp() * (2 * math.pi / 400) ** 2
@@ -56,9 +56,12 @@ def test_weights_add_up_and_each_point_has_a_kernel_for_its_copies() -> None:
     kernels = _bent(KernelField(Sphere(2), x)).kernels()
     total = torch.cat([kernels.log_weights.flatten(), kernels.log_uniform.reshape(1)]).exp().sum()
     assert total.item() == pytest.approx(1, abs=1e-12)
-    narrow = kernels.factors[:, -1]
-    torch.testing.assert_close(narrow, 1e-4 * torch.eye(2, dtype=narrow.dtype).expand_as(narrow), rtol=1e-9, atol=0)
-    assert (kernels.factors[:, :-1].diagonal(dim1=-2, dim2=-1) > 1e-4).all() and (kernels.means[:, -1] == 0).all()
+    for j, width in zip((-3, -2, -1), (1e-2, 1e-3, 1e-4), strict=True):
+        narrow = kernels.factors[:, j]
+        expected = width * torch.eye(2, dtype=narrow.dtype).expand_as(narrow)
+        torch.testing.assert_close(narrow, expected, rtol=1e-9, atol=0)
+        assert (kernels.means[:, j] == 0).all()
+    assert (kernels.factors[:, :-3].diagonal(dim1=-2, dim2=-1) > 1e-4).all()
 
 
 def test_left_out_points_leave_no_trace() -> None:
@@ -144,6 +147,8 @@ def test_bad_input() -> None:
         LearnedKernelDensity(Sphere(2), 2 * x)
     with pytest.raises(ConfigError, match="scales"):
         LearnedKernelDensity(Sphere(2), x, scales=())
+    with pytest.raises(ConfigError, match="narrow"):
+        LearnedKernelDensity(Sphere(2), x, narrow=(1e-2, 1e-5))
     model = LearnedKernelDensity(Sphere(2), x)
     with pytest.raises(ConfigError, match="batch_size"):
         model.fit(batch_size=30)

@@ -62,18 +62,27 @@ class Sphere(Spectral):
         return y / (y * y).sum(-1, keepdim=True).sqrt()  # rounding must not pile up over the steps of a walk
 
     def log(self, x: Tensor, y: Tensor) -> Tensor:
+        v, ratio, _ = self.toward(x, y)
+        return ratio * v
+
+    def toward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A tangent vector ``v`` along the geodesic from ``x`` to ``y``, what takes it to ``log``, and the distance.
+
+        ``v`` is the part of ``y`` that is orthogonal to ``x``, or at antipodes a fixed unit vector; ratio and distance
+        are ``(*batch, 1)``.
+        """
         cosine = (x * y).sum(-1, keepdim=True)
         sign = torch.where(cosine < 0, -1.0, 1.0).to(x.dtype)
         # The projection kills x, so y may be replaced by y - x or y + x, whichever is small: no cancellation at either
         # end.
-        v = self.to_tangent(x, y - sign * x)
+        v = self.to_tangent(x, torch.addcmul(y, sign, x, value=-1))
         squared = (v * v).sum(-1, keepdim=True)
         # Within one rounding of the antipode v is noise. There the direction is that of a fixed vector.
         pole = (squared <= torch.finfo(x.dtype).eps ** 2) & (cosine < 0)
         v = torch.where(pole, self._first_tangent(x), v)
         sine = torch.where(pole, 0.0, safe_sqrt(squared))
-        length = torch.where(sine > 0, sine, 1.0)
-        return torch.where((sine > 0) | pole, torch.atan2(sine, cosine) / length, 1.0) * v
+        length, angle = torch.where(sine > 0, sine, 1.0), torch.atan2(sine, cosine)
+        return v, torch.where((sine > 0) | pole, angle / length, 1.0), angle
 
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
         return 2 * torch.atan2(safe_norm(x - y), safe_norm(x + y))

@@ -12,6 +12,7 @@ from .._config import to_config
 from .._errors import ConfigError, DataError
 from ..manifolds import Manifold
 from ..networks import KernelField
+from ..networks.kernel_field import NARROW
 from ..objectives import LogLikelihood
 from .card import model_card
 from .pretrained import PretrainedModel
@@ -33,7 +34,8 @@ class LearnedKernelDensity(PretrainedModel):
         manifold: where the data live; needs ``log`` and the determinant of ``exp``.
         data: training points ``(n, *point_shape)``, or the number of points that a saved state will bring.
         scales: numbers of neighbours whose moments make the kernels.
-        components: kernels per point.
+        components: kernels per point whose shapes are learned.
+        narrow: standard deviations of further kernels at each point, for near and exact repeats.
         width: of the perceptron.
         seed: of its initial weights.
 
@@ -66,6 +68,7 @@ class LearnedKernelDensity(PretrainedModel):
         data: Tensor | int,
         scales: Sequence[int] = (3, 6, 12, 24, 48, 96),
         components: int = 3,
+        narrow: Sequence[float] = NARROW,
         width: int = 32,
         seed: int = 0,
     ) -> None:
@@ -73,8 +76,8 @@ class LearnedKernelDensity(PretrainedModel):
         if not isinstance(manifold, Manifold):
             raise ConfigError(f"manifold must be a Manifold such as Sphere(2); got {manifold!r}.")
         self.manifold, self.components, self.width, self.seed = manifold, components, width, seed
-        self.network = KernelField(manifold, data, scales, components, width, seed=seed)
-        self.scales = self.network.scales
+        self.network = KernelField(manifold, data, scales, components, narrow, width, seed=seed)
+        self.scales, self.narrow = self.network.scales, self.network.narrow
         self.metadata: dict[str, Any] = {}
 
     @property
@@ -155,6 +158,9 @@ class LearnedKernelDensity(PretrainedModel):
 
     def _card(self) -> str:
         parameters = sum(p.numel() for p in self.network.parameters())
-        facts = [f"{self.data:,} points, {self.components} kernels at each", f"network: {parameters:,} parameters"]
+        facts = [
+            f"{self.data:,} points, {self.components + len(self.narrow)} kernels at each",
+            f"network: {parameters:,} parameters",
+        ]
         title = f"Learned kernel density on {self.manifold}"
         return model_card(title, type(self).__name__, facts, ["x = model.sample(1000)"], self.metadata)

@@ -25,13 +25,16 @@ from .layers import linear
 
 __all__ = ["KernelField", "LocalKernels"]
 
+NARROW = (1e-2, 1e-3, 1e-4)
+"""Standard deviations of the kernels for near and exact repeats, in units of the manifold's distance."""
+
 _OUTSIDE = 1e-4
 """Mass of a kernel that may lie beyond the injectivity radius, where it is lost: wide kernels are worth more."""
 
 
 @dataclass(frozen=True)
 class LocalKernels:
-    """Normal laws in the tangent spaces at n centres, c of them at each, the last a point.
+    """Normal laws in the tangent spaces at n centres, c of them at each, those of given widths last.
 
     Attributes:
         means: coordinates in the tangent basis, ``(n, c, dim)``.
@@ -83,7 +86,9 @@ class KernelField(nn.Module):
         manifold: where the data live.
         centres: data points ``(n, *point_shape)``, or the number of points that a saved state will bring.
         scales: numbers k of neighbours; those above half of the points are dropped.
-        components: kernels per point, beside one of the least width, 1e-4, for points that are repeated.
+        components: kernels per point whose shapes are learned.
+        narrow: standard deviations of further kernels at each point, of which only the weights are learned, for points
+            that are repeated, exactly or nearly; at least 1e-4, as density at repeats would grow without bound.
         width: of the perceptron.
         nearest: in training mode, centres whose kernels are summed at each point, the nearest (a lower bound).
         seed: of the initial weights.
@@ -113,6 +118,7 @@ class KernelField(nn.Module):
         centres: Tensor | int,
         scales: Sequence[int] = (3, 6, 12, 24, 48, 96),
         components: int = 3,
+        narrow: Sequence[float] = NARROW,
         width: int = 32,
         nearest: int = 128,
         seed: int = 0,
@@ -123,6 +129,8 @@ class KernelField(nn.Module):
                 f"KernelField needs scales, components, width and nearest >= 1; got {tuple(scales)}, {components}, "
                 f"{width}, {nearest}."
             )
+        if not narrow or not all(FLOOR <= h < math.inf for h in narrow):
+            raise ConfigError(f"narrow needs one or more standard deviations of at least {FLOOR}; got {tuple(narrow)}.")
         size = centres if isinstance(centres, int) else len(centres)
         if size < 8:
             raise DataError(f"KernelField reads kernels off neighbourhoods and needs at least 8 points; got {size}.")
@@ -133,16 +141,17 @@ class KernelField(nn.Module):
             manifold.check_point(points, "centres")
         self.scales = tuple(k for k in scales if k <= size // 2) or (size // 2,)
         self.manifold, self.components, self.width, self.nearest, self.seed = manifold, components, width, nearest, seed
+        self.narrow = tuple(float(h) for h in narrow)
         n_features, n_scales = 3 * len(self.scales) + 1, len(self.scales)
         g = torch.Generator().manual_seed(seed)
         self.first, self.second = linear(g, n_features, width), linear(g, width, width)
-        self.last = linear(g, width, components * (2 * n_scales + 2) + 1)
+        self.last = linear(g, width, components * (2 * n_scales + 2) + len(self.narrow))
         start = torch.zeros(components, 2 * n_scales + 2)
         # Standard deviations a quarter of the neighbours' distances, from narrow to wide.
         start[:, :n_scales] = -3 + 0.3 * torch.randn(components, n_scales, generator=g)
         start[:, n_scales] = -3 + torch.linspace(-1.5, 1.5, components)
         self.last.weight.data.mul_(0.1)
-        self.last.bias.data.copy_(torch.cat([start.reshape(-1), torch.tensor([-3.0])]))
+        self.last.bias.data.copy_(torch.cat([start.reshape(-1), torch.full((len(self.narrow),), -3.0)]))
         self.uniform = nn.Parameter(torch.tensor(-4.6)) if log_uniform(manifold) is not None else None
         self._around: tuple[Any, _Neighbours] | None = None
         self.register_buffer("centres", points)
@@ -157,11 +166,11 @@ class KernelField(nn.Module):
 
     def kernels(self, left_out: Tensor | None = None) -> LocalKernels:
         """The kernels, as if the points of the mask ``left_out`` ``(n,)`` were not there."""
-        M, n = self.manifold, len(self.centres)
+        M, n, fixed = self.manifold, len(self.centres), len(self.narrow)
         features, means, moments, sizes = self._look(left_out)
         h = nn.functional.silu(self.first((features - self.feature_mean) / self.feature_std))
         flat, k = self.last(nn.functional.silu(self.second(h))).double(), len(self.scales)
-        out = flat[:, :-1].reshape(n, self.components, -1)
+        out = flat[:, :-fixed].reshape(n, self.components, -1)
         spread, isotropic = out[..., :k].exp(), out[..., k].exp()
         pull, log_w = out[..., k + 1 : -1].tanh(), out[..., -1]
         mu = torch.einsum("nck,nka->nca", pull, means.double())
@@ -170,13 +179,15 @@ class KernelField(nn.Module):
         # Moments are right to the rounding of float32: no axis is thinner than a thousandth of the largest.
         ball = isotropic * sizes[:, :1].double() / M.dim + 1e-6 * cov.diagonal(dim1=-2, dim2=-1).sum(-1)
         cov = cov + ball[..., None, None] * eye
+        same = torch.tensor(self.narrow, dtype=cov.dtype, device=cov.device).square()
         if math.isfinite(M.injectivity_radius):  # a tenth of the radius for the means, the rest for the widths
             mu = mu * (0.1 * M.injectivity_radius / mu.norm(dim=-1, keepdim=True).clamp_min(1e-12)).clamp(max=1)
             widest = (0.9 * normal_reach(M, _OUTSIDE)) ** 2
             cov = cov * (widest / _largest(cov + FLOOR**2 * eye)).clamp(max=1)[..., None, None]
-        # The last kernel is a point as far as repeats are concerned.
-        mu, cov = nn.functional.pad(mu, (0, 0, 0, 1)), nn.functional.pad(cov, (0, 0, 0, 0, 0, 1)) + FLOOR**2 * eye
-        log_w = torch.cat([log_w, flat[:, -1:]], 1)
+            same = same.clamp(max=widest)
+        cov = torch.cat([cov + FLOOR**2 * eye, (same[:, None, None] * eye).expand(n, -1, -1, -1)], 1)
+        mu = nn.functional.pad(mu, (0, 0, 0, fixed))
+        log_w = torch.cat([log_w, flat[:, -fixed:]], 1)
         factors, info = torch.linalg.cholesky_ex(cov)
         if bool(info.any()):
             raise NumericsError(
@@ -216,7 +227,7 @@ class KernelField(nn.Module):
         log_w = torch.cat([kernels.log_weights.flatten(), kernels.log_uniform.reshape(1)])
         pick = torch.multinomial(log_w.exp(), n, replacement=True, generator=generator)
         which = pick.clamp(max=len(log_w) - 2)
-        centre = which // (self.components + 1)
+        centre = which // kernels.log_weights.shape[1]
         means, factors = kernels.means.flatten(0, 1)[which], kernels.factors.flatten(0, 1)[which]
         uniform = None if self.uniform is None else pick == len(log_w) - 1
         return sample_normal(M, around.centres[centre], around.basis[centre], means, factors, uniform, generator).to(

@@ -18,6 +18,7 @@ from torch import Tensor
 __all__ = [
     "cos_sinc",
     "cosh_sinhc",
+    "dot",
     "log_abs_det",
     "safe_norm",
     "safe_sqrt",
@@ -32,8 +33,21 @@ __all__ = [
 _LIMIT = 0.01
 """Series below this square: the first term left out is 3e-18 of the value, 1e-15 of the derivative."""
 
+_MANY = 1 << 12
+"""Numbers from which :func:`dot` goes by BLAS."""
+
 _COS = tuple(1 / math.factorial(2 * k) for k in range(6))
 _SINC = tuple(1 / math.factorial(2 * k + 1) for k in range(6))
+
+
+def dot(x: Tensor, y: Tensor, keepdim: bool = False) -> Tensor:
+    """Inner products along the last axis, of many short vectors on the CPU by BLAS: up to ten times faster there."""
+    product = x * y
+    size = product.shape[-1]
+    if size > 4 or product.numel() < _MANY or product.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return product.sum(-1, keepdim=keepdim)
+    total = product @ product.new_ones(size, 1)
+    return total if keepdim else total.squeeze(-1)
 
 
 def safe_sqrt(x: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ def _trained(
 def learned_kernels(train: Tensor, val: Tensor, seed: int, manifold: Manifold, steps: int, folder: Path) -> Density:
     """Kernels that a network shapes."""
     model = LearnedKernelDensity(manifold, train, seed=seed)
-    options: dict[str, Any] = {"out_dir": folder, "resume": True, "progress": False}
+    options: dict[str, Any] = {"out_dir": folder, "resume": True, "progress": False, "val_every": max(steps // 6, 1)}
     result = model.fit(val, max_steps=steps, seed=seed, **options)
     model.save_pretrained(folder / "model", {"training": f"{result.steps} steps, {result.elapsed:.0f} s"})
     return model

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._errors import ConfigError
-from .._safe import cos_sinc, safe_norm, safe_sqrt
+from .._safe import cos_sinc, dot, safe_norm, safe_sqrt
 from .capabilities import Spectral
 
 __all__ = ["Sphere"]
@@ -44,20 +44,20 @@ class Sphere(Spectral):
         self.n = n
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        return (u * v).sum(-1)
+        return dot(u, v)
 
     def norm(self, x: Tensor, v: Tensor) -> Tensor:
         return safe_norm(v)
 
     def to_tangent(self, x: Tensor, v: Tensor) -> Tensor:
-        return torch.addcmul(v, (x * v).sum(-1, keepdim=True), x, value=-1)
+        return torch.addcmul(v, dot(x, v, keepdim=True), x, value=-1)
 
     def project(self, x: Tensor) -> Tensor:
         # The zero vector has no nearest point: it becomes NaN here and an error in check_point, never a silent choice.
         return x / x.norm(dim=-1, keepdim=True)
 
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
-        c, k = cos_sinc((v * v).sum(-1, keepdim=True))
+        c, k = cos_sinc(dot(v, v, keepdim=True))
         y = c * x + k * v
         return y / (y * y).sum(-1, keepdim=True).sqrt()  # rounding must not pile up over the steps of a walk
 
@@ -71,12 +71,12 @@ class Sphere(Spectral):
         ``v`` is the part of ``y`` that is orthogonal to ``x``, or at antipodes a fixed unit vector; ratio and distance
         are ``(*batch, 1)``.
         """
-        cosine = (x * y).sum(-1, keepdim=True)
+        cosine = dot(x, y, keepdim=True)
         sign = torch.where(cosine < 0, -1.0, 1.0).to(x.dtype)
         # The projection kills x, so y may be replaced by y - x or y + x, whichever is small: no cancellation at either
         # end.
         v = self.to_tangent(x, torch.addcmul(y, sign, x, value=-1))
-        squared = (v * v).sum(-1, keepdim=True)
+        squared = dot(v, v, keepdim=True)
         # Within one rounding of the antipode v is noise. There the direction is that of a fixed vector.
         pole = (squared <= torch.finfo(x.dtype).eps ** 2) & (cosine < 0)
         v = torch.where(pole, self._first_tangent(x), v)
@@ -121,7 +121,7 @@ class Sphere(Spectral):
         return north
 
     def log_det_exp(self, x: Tensor, v: Tensor) -> Tensor:
-        return (self.n - 1) * cos_sinc((v * v).sum(-1))[1].abs().log()
+        return (self.n - 1) * cos_sinc(dot(v, v))[1].abs().log()
 
     def defect(self, x: Tensor) -> Tensor:
         return (x.square().sum(-1) - 1).abs()

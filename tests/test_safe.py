@@ -14,6 +14,7 @@ from manifold_diffusion import _safe
 from manifold_diffusion._safe import (
     cos_sinc,
     cosh_sinhc,
+    dot,
     log_abs_det,
     safe_norm,
     safe_sqrt,
@@ -156,3 +157,23 @@ def test_second_derivatives_of_matrix_functions_agree_in_every_mode(function: Ca
     mixed = (torch.func.grad(lambda p: forward(function, (p,), (u,))[1])(a) * v).sum()
     torch.testing.assert_close((both, mixed), (expected, expected))
     torch.testing.assert_close(log_abs_det(a), torch.linalg.slogdet(a)[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("rows", [3, 2000])
+def test_inner_products_of_few_and_of_many_vectors(size: int, rows: int, dtype: torch.dtype) -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, 1, size, generator=g, dtype=dtype, requires_grad=True)
+    y = torch.randn(5, size, generator=g, dtype=dtype)
+    exact = (x.detach().double() * y.double()).sum(-1)
+    assert (dot(x, y) - exact).abs().max() < 8 * torch.finfo(dtype).eps * exact.abs().max()
+    assert torch.equal(dot(x, y, keepdim=True).squeeze(-1), dot(x, y))
+    dot(x, y).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, y.sum(0).expand_as(x))
+    x.grad = None
+    dot(y, x).square().sum().backward()
+    torch.testing.assert_close(x.grad, (2 * (x.detach() * y).sum(-1, keepdim=True) * y).sum(1, keepdim=True))
+    with torch.autocast("cpu", torch.bfloat16):  # geometry is not for half precision
+        assert (dot(x, y) - exact).abs().max() < 8 * torch.finfo(dtype).eps * exact.abs().max()

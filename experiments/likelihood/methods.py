@@ -73,9 +73,11 @@ def learned_kernels(train: Tensor, val: Tensor, seed: int, manifold: Manifold, s
 
 
 def learned_ensemble(train: Tensor, val: Tensor, seed: int, manifold: Manifold, steps: int, folder: Path) -> Density:
-    """The mean of three densities of learned kernels that differ by their seeds."""
-    seeds = [seed + 100 * k for k in range(3)]
-    members = [learned_kernels(train, val, s, manifold, steps, folder / str(k)) for k, s in enumerate(seeds)]
+    """The mean of three densities of learned kernels that differ by their seeds; the first is that of its own row."""
+    first = folder.with_name(folder.name.replace("learned-ensemble", "learned-kernels"))
+    members = [
+        learned_kernels(train, val, seed + 100 * k, manifold, steps, folder / str(k) if k else first) for k in range(3)
+    ]
     return DensityMixture(tuple(members), (1 / 3,) * 3)
 
 

@@ -114,7 +114,10 @@ LEARNED: dict[str, Fit] = {
     "flow": flow,
 }
 
-MIXTURES = {"closed-mixture": tuple(CLOSED), "hybrid": (*CLOSED, "learned-ensemble", "network", "flow")}
+FLOWS = ("network", "flow")
+"""Those whose likelihood is an ODE, and which take no further points."""
+
+MIXTURES = {"closed-mixture": tuple(CLOSED), "hybrid": (*CLOSED, "learned-ensemble", *FLOWS)}
 """Their members; weights by expectation maximisation on validation points."""
 
 METHODS = (*CLOSED, "closed-mixture", *LEARNED, "hybrid")

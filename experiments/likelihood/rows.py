@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.likelihood.methods import CLOSED, LEARNED, MIXTURES, grown, steps_of
+from experiments.likelihood.methods import CLOSED, FLOWS, LEARNED, MIXTURES, grown, steps_of
 from manifold_diffusion import metrics
 from manifold_diffusion.data import PointSet, repeated, split
 from manifold_diffusion.models import GenerativeModel
@@ -93,7 +93,8 @@ class Rows:
         steps = steps_of(method, self.steps)
         model = fit(train, val, seed, manifold, steps, folder)
         fitted, facts = time.perf_counter(), dict[str, Any]()
-        if learned and isinstance(model, GenerativeModel):
+        if method in FLOWS:
+            assert isinstance(model, GenerativeModel)
             results = {"val": model.likelihood(val, tolerance=self.tolerance)}
             results["test"] = model.likelihood(test, tolerance=self.tolerance)
             scores = {name: result.log_prob.double() for name, result in results.items()}
@@ -103,14 +104,16 @@ class Rows:
         else:
             scores = {"val": model.log_prob(val).double(), "test": model.log_prob(test).double()}
         facts |= {"steps": steps, "fit_s": fitted - start, "score_s": time.perf_counter() - fitted}
-        if "tolerance" not in facts:
+        if method not in FLOWS:
             scores["grown"] = grown(model, val).log_prob(test).double()
         return facts, scores
 
 
 def _mixed(names: Sequence[str], scores: list[dict[str, Tensor]]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Weights of a mixture, found on validation points, and its log densities."""
-    parts = ("val", "test", "grown")
+    parts = ["val", "test"]
+    if all("grown" in score or name in FLOWS for name, score in zip(names, scores, strict=True)):
+        parts.append("grown")
     matrices = {part: torch.stack([score.get(part, score["test"]) for score in scores], 1) for part in parts}
     weights, _ = metrics.stacked_weights(matrices["val"])
     log_weights = torch.tensor(weights, dtype=torch.float64).log()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from manifold_diffusion import AnalyticDiffusion, metrics
 from manifold_diffusion.manifolds import Manifold, Sphere, Torus
-from manifold_diffusion.metrics import AdaptiveKernelDensity, Density, DensityMixture
+from manifold_diffusion.metrics import AdaptiveKernelDensity, Density
 from manifold_diffusion.models import GenerativeModel, LearnedKernelDensity, RiemannianDiffusion, RiemannianFlow
 from manifold_diffusion.networks import TangentMLP
 from manifold_diffusion.processes import BrownianMotion, GeodesicFlow, LogPath, default_schedule
@@ -72,19 +72,8 @@ def learned_kernels(train: Tensor, val: Tensor, seed: int, manifold: Manifold, s
     return model
 
 
-def learned_ensemble(train: Tensor, val: Tensor, seed: int, manifold: Manifold, steps: int, folder: Path) -> Density:
-    """The mean of three densities of learned kernels that differ by their seeds; the first is that of its own row."""
-    first = folder.with_name(folder.name.replace("learned-ensemble", "learned-kernels"))
-    members = [
-        learned_kernels(train, val, seed + 100 * k, manifold, steps, folder / str(k) if k else first) for k in range(3)
-    ]
-    return DensityMixture(tuple(members), (1 / 3,) * 3)
-
-
 def grown(model: Any, points: Tensor) -> Density:
     """A density of kernels with further points, as it was chosen and trained without them."""
-    if isinstance(model, DensityMixture):
-        return replace(model, members=tuple(grown(member, points) for member in model.members))
     if isinstance(model, AnalyticDiffusion | LearnedKernelDensity):
         model.add(points)
         return model
@@ -107,17 +96,12 @@ CLOSED: dict[str, Fit] = {
     "tangent": _closed(metrics.TangentKernelMixture.fit),
 }
 
-LEARNED: dict[str, Fit] = {
-    "learned-kernels": learned_kernels,
-    "learned-ensemble": learned_ensemble,
-    "network": network,
-    "flow": flow,
-}
+LEARNED: dict[str, Fit] = {"learned-kernels": learned_kernels, "network": network, "flow": flow}
 
 FLOWS = ("network", "flow")
 """Those whose likelihood is an ODE, and which take no further points."""
 
-MIXTURES = {"closed-mixture": tuple(CLOSED), "hybrid": (*CLOSED, "learned-ensemble", *FLOWS)}
+MIXTURES = {"closed-mixture": tuple(CLOSED), "hybrid": (*CLOSED, *LEARNED)}
 """Their members; weights by expectation maximisation on validation points."""
 
 METHODS = (*CLOSED, "closed-mixture", *LEARNED, "hybrid")
@@ -125,4 +109,4 @@ METHODS = (*CLOSED, "closed-mixture", *LEARNED, "hybrid")
 
 def steps_of(method: str, steps: int) -> int:
     """Optimiser steps of a method where networks take ``steps``: learned kernels need a tenth."""
-    return 0 if method not in LEARNED else max(steps // 10, 1) if method.startswith("learned") else steps
+    return 0 if method not in LEARNED else max(steps // 10, 1) if method == "learned-kernels" else steps

@@ -209,10 +209,8 @@ class KernelField(nn.Module):
         around = self._neighbours
         near, kernels = around.index[row], self.kernels(left_out)
         laws = coefficients(kernels.means, kernels.factors, kernels.log_weights)[near]
-        log_p = (monomials(around.coordinates[row]).unsqueeze(-2) @ laws).squeeze(-2) - around.jacobian[row].unsqueeze(
-            -1
-        )
-        return self._with_uniform(log_p.flatten(1), kernels).to(x.dtype)
+        log_p = (monomials(around.coordinates[row]).unsqueeze(-2) @ laws).squeeze(-2)
+        return self._with_uniform((log_p - around.jacobian[row].unsqueeze(-1)).flatten(1), kernels).to(x.dtype)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density under all kernels, ``(n,)``."""
@@ -230,9 +228,8 @@ class KernelField(nn.Module):
         centre = which // kernels.log_weights.shape[1]
         means, factors = kernels.means.flatten(0, 1)[which], kernels.factors.flatten(0, 1)[which]
         uniform = None if self.uniform is None else pick == len(log_w) - 1
-        return sample_normal(M, around.centres[centre], around.basis[centre], means, factors, uniform, generator).to(
-            self.centres
-        )
+        x = sample_normal(M, around.centres[centre], around.basis[centre], means, factors, uniform, generator)
+        return x.to(self.centres)
 
     # ------------------------------------------------------------------ helpers
 
@@ -262,9 +259,8 @@ class KernelField(nn.Module):
         keep = torch.ones_like(around.index, dtype=torch.bool) if left_out is None else ~left_out[around.index]
         count = keep.cumsum(1)
         inside = torch.stack([(keep & (count <= k)).to(around.seen) for k in self.scales], 1)  # (n, scales, k)
-        _, means, products = (
-            (inside @ around.seen).div_(inside.sum(-1, keepdim=True).clamp_min(1)).split([1, d, d * (d + 1) // 2], -1)
-        )
+        mean = (inside @ around.seen) / inside.sum(-1, keepdim=True).clamp_min(1)
+        _, means, products = mean.split([1, d, d * (d + 1) // 2], -1)
         i, j = torch.triu_indices(d, d, device=products.device)
         moments = products.new_empty(*products.shape[:-1], d, d)
         moments[..., i, j], moments[..., j, i] = products, products

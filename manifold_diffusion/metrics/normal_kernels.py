@@ -80,7 +80,7 @@ def log_sums(manifold: Manifold, centres: Tensor, basis: Tensor, laws: Tensor, x
     laws, sums = laws.contiguous(), [x.new_zeros(0, c)]
     for rows in x.split(_ROWS):
         total = x.new_full((len(rows), c), -math.inf)
-        step = max(1, _NUMBERS // (len(rows) * max(n_monomials, c)))
+        step = max(1, _NUMBERS // max(len(rows) * max(n_monomials, c), 1))
         for part, axes, law in zip(centres.split(step), basis.split(step), laws.split(step), strict=True):
             v, jacobian = normal_coordinates(manifold, part.unsqueeze(1), axes.unsqueeze(1), rows.unsqueeze(0))
             log_p = torch.bmm(monomials(v), law) - jacobian.unsqueeze(-1)

@@ -42,8 +42,8 @@ def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str], published: Se
         published: rows of other papers; they belong to the raw data.
     """
     repeats = {row["data"]: row["n_duplicates"] > 0 for row in rows}
-    both = ("raw", "distinct")
-    columns = [(name, kind) for name in names if name in repeats for kind in (both if repeats[name] else both[1:])]
+    known = {(row["data"], row["kind"]) for row in rows}
+    columns = [(name, kind) for name in names for kind in ("raw", "distinct") if (name, kind) in known]
     titles = [f"{name} {kind}" if repeats[name] else name for name, kind in columns]
     methods = [method for method in METHODS if any(row["method"] == method for row in rows)]
 

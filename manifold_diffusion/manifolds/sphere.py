@@ -79,7 +79,7 @@ class Sphere(Spectral):
         squared = dot(v, v, keepdim=True)
         # Within one rounding of the antipode v is noise. There the direction is that of a fixed vector.
         pole = (squared <= torch.finfo(x.dtype).eps ** 2) & (cosine < 0)
-        v = torch.where(pole, self._first_tangent(x), v)
+        v = self._or_first_tangent(x, v, pole)
         sine = torch.where(pole, 0.0, safe_sqrt(squared))
         length, angle = torch.where(sine > 0, sine, 1.0), torch.atan2(sine, cosine)
         return v, torch.where((sine > 0) | pole, angle / length, 1.0), angle
@@ -92,7 +92,7 @@ class Sphere(Spectral):
         p = x + y
         squared = (p * p).sum(-1, keepdim=True)
         pole = squared <= (4 * torch.finfo(x.dtype).eps) ** 2
-        p = torch.where(pole, self._first_tangent(x), p)
+        p = self._or_first_tangent(x, p, pole)
         along = (p * v).sum(-1, keepdim=True) / torch.where(pole, 1.0, squared)
         return torch.addcmul(v, along, p, value=-2)
 
@@ -108,12 +108,14 @@ class Sphere(Spectral):
         eye = torch.eye(self.n + 1, dtype=x.dtype, device=x.device)[1:]
         return eye - x[..., 1:, None] * w[..., None, :] / (1 + x[..., :1].abs())[..., None]
 
-    def _first_tangent(self, x: Tensor) -> Tensor:
-        """First vector of :meth:`tangent_basis`."""
-        k = -x[..., 1:2] / (1 + x[..., :1].abs())
+    def _or_first_tangent(self, x: Tensor, v: Tensor, zero: Tensor) -> Tensor:
+        """``v``, and where it is nothing but rounding the first vector of :meth:`tangent_basis`."""
+        # The vector is k x but for its first two entries, and added: few passes over many coordinates.
+        one = zero.to(x.dtype)
+        k = -one * x[..., 1:2] / (1 + x[..., :1].abs())
         sign = torch.where(x[..., :1] >= 0, 1.0, -1.0).to(x.dtype)
-        corner = torch.cat([k * sign, torch.ones_like(k)], -1)
-        return k * x + torch.nn.functional.pad(corner, (0, self.n - 1))
+        v = torch.addcmul(v, k, x)
+        return torch.cat([v[..., :2] + torch.cat([k * sign, one], -1), v[..., 2:]], -1)
 
     def origin(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
         north = torch.zeros(self.n + 1, dtype=dtype, device=device)

@@ -59,7 +59,7 @@ class Sphere(Spectral):
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
         c, k = cos_sinc(dot(v, v, keepdim=True))
         y = c * x + k * v
-        return y / (y * y).sum(-1, keepdim=True).sqrt()  # rounding must not pile up over the steps of a walk
+        return y / dot(y, y, keepdim=True).sqrt()  # rounding must not pile up over the steps of a walk
 
     def log(self, x: Tensor, y: Tensor) -> Tensor:
         v, ratio, _ = self.toward(x, y)
@@ -90,10 +90,10 @@ class Sphere(Spectral):
     def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         # For v orthogonal to x it is the reflection along x + y; at antipodes, along the direction of log.
         p = x + y
-        squared = (p * p).sum(-1, keepdim=True)
+        squared = dot(p, p, keepdim=True)
         pole = squared <= (4 * torch.finfo(x.dtype).eps) ** 2
         p = self._or_first_tangent(x, p, pole)
-        along = (p * v).sum(-1, keepdim=True) / torch.where(pole, 1.0, squared)
+        along = dot(p, v, keepdim=True) / torch.where(pole, 1.0, squared)
         return torch.addcmul(v, along, p, value=-2)
 
     def random_tangent(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -156,7 +156,7 @@ class Sphere(Spectral):
     def level_sums(self, x: Tensor, y: Tensor, n_levels: int) -> Tensor:
         # Zonal polynomials normalised to 1 at x = y (Chebyshev for n = 1, Gegenbauer above), by their three-term
         # recurrence.
-        c = (x * y).sum(-1).clamp(-1, 1)
+        c = dot(x, y).clamp(-1, 1)
         n = self.n
         levels = [torch.ones_like(c), c]
         for k in range(1, n_levels - 1):

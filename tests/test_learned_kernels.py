@@ -77,12 +77,17 @@ def test_left_out_points_leave_no_trace() -> None:
 
 
 def test_validation_keeps_no_graph() -> None:
-    points = _curve(100, 0).float()
-    field, batch = KernelField(Sphere(2), points), Batch(points[:10])
-    train = LogLikelihood().loss(field.train(), batch)
-    val = LogLikelihood().loss(field.eval(), batch)
+    points, new = _curve(100, 0).float(), _curve(10, 1).float()
+    model = LearnedKernelDensity(Sphere(2), points)
+    seen: dict[bool, torch.Tensor] = {}
+    model.network.register_forward_hook(lambda field, _, out: seen.update({field.training: out}))
+    result = model.fit(new, max_steps=1, progress=False)
+    train, val = seen[True], seen[False]
     assert train.requires_grad and not val.requires_grad
-    assert val.item() == pytest.approx(-field.log_prob(points[:10]).mean().item(), abs=1e-6)
+    losses = [row.val_loss for row in result.history if row.val_loss is not None]
+    assert losses[-1] == pytest.approx(-val.mean().item(), abs=1e-6)
+    assert -val.mean().item() == pytest.approx(-model.log_prob(new).mean().item(), abs=1e-6)
+    assert LogLikelihood().loss(model.network.eval(), Batch(new)).requires_grad  # whoever wants a gradient has it
 
 
 def test_moves_with_the_data() -> None:

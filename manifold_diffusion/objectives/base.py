@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +16,14 @@ __all__ = ["Objective", "require_noise", "stratified_times"]
 
 
 class Objective(ABC):
-    """A loss with one method."""
+    """A loss with one method.
+
+    Attributes:
+        needs_graph: whether the loss may differentiate its network by autograd, so that validation, too, keeps a graph;
+            where it does not, leaving it out saves memory.
+    """
+
+    needs_graph: ClassVar[bool] = True
 
     @abstractmethod
     def loss(self, network: Network, batch: Batch, generator: torch.Generator | None = None) -> Tensor:

@@ -79,6 +79,7 @@ class TrainingModule(LightningModule):
     Args:
         network: the network, called by the objective.
         objective: anything with ``loss(network, batch, generator=)``; its parameters are trained too if it is a module.
+            Where it has ``needs_graph = False``, validation keeps no graph.
         lr: peak learning rate.
         betas: decay rates of AdamW's moments.
         weight_decay: decoupled weight decay.
@@ -239,7 +240,8 @@ class TrainingModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add the loss of the batch to the mean over the points."""
-        with torch.enable_grad():  # a loss may need derivatives of the network, as implicit score matching does
+        # A loss may need derivatives of the network, as implicit score matching does.
+        with torch.set_grad_enabled(getattr(self.objective, "needs_graph", True)):
             loss = self.objective.loss(self.network, batch, generator=self._val_generator)
         self._val_sum += loss.item() * len(batch.x)
         self._val_count += len(batch.x)

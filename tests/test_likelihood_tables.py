@@ -173,6 +173,10 @@ def test_the_table_goes_between_its_markers(tmp_path):
     for text in ("first", "| a |\n| --- |"):
         fill(readme, text)
         assert readme.read_text() == f"Before.\n\n{START}\n\n{text}\n\n{END}\n\nAfter.\n"
+    fill(readme, f"| {'wide ' * 50}|\n\n{TRAP}")
+    lines = readme.read_text().splitlines()
+    assert max(len(line) for line in lines if not line.startswith("|")) <= 120 and len(lines[4]) > 250
+    assert TRAP in " ".join(lines)
     readme.write_text("no markers")
     with pytest.raises(ValueError, match="needs one line"):
         fill(readme, "text")

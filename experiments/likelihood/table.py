@@ -1,6 +1,7 @@
 """The tables in Markdown, from the rows that are complete, and their place in a README."""
 
 import statistics
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,7 @@ def seconds(group: Sequence[dict[str, Any]]) -> str:
 
 
 def fill(readme: Path, text: str) -> None:
-    """Put a table between the markers of a README.
+    """Put tables, and the prose between them in lines of 120, between the markers of a README.
 
     Raises:
         ValueError: without the markers.
@@ -121,7 +122,8 @@ def fill(readme: Path, text: str) -> None:
     if old.count(START) != 1 or old.count(END) != 1 or old.index(START) > old.index(END):
         raise ValueError(f"{readme} needs one line {START} and below it one line {END}.")
     before, after = old[: old.index(START) + len(START)], old[old.index(END) :]
-    readme.write_text(f"{before}\n\n{text}\n\n{after}")
+    lines = [line if line.startswith("|") else textwrap.fill(line, 120) for line in text.splitlines()]
+    readme.write_text("\n\n".join([before, "\n".join(lines), after]))
 
 
 def _lines(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:

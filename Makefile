@@ -69,7 +69,7 @@ docs: $(STAMP)  ## build the documentation into docs/_build, warnings are errors
 
 # Each experiment and benchmark on a few points and steps, so that none of them rots.
 smoke: $(STAMP)  ## run every experiment with --smoke
-	@set -e; for script in $$(ls experiments/*/run.py experiments/bench/*.py 2>/dev/null | sort -u); do \
+	@set -e; for script in $$(ls experiments/*/run.py experiments/transport/dimension.py experiments/bench/*.py | sort -u); do \
 	  echo "--- $$script --smoke"; OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python $$script --smoke; done
 
 clean:  ## remove .venv, builds and caches

@@ -70,19 +70,23 @@ def spaces(earth: Path, torsions: Path) -> dict[str, Space]:
     else:
         print(f"rna is left out: no file {torsions}; pass --torsions FILE.")
     found["rotations"] = Space(SO3(), _drawn(_rotations, 10000), 3e-2, 3000, lambda seed: _rotations(seed).log_prob)
-    for n in (2, 8, 32, 128):
-        found[f"torus{n}"] = Space(
-            Torus(n),
-            _drawn(lambda seed, n=n: _Angles(n), 10000),
-            3e-2,
-            3000,
-            lambda seed, n=n: _Angles(n).log_prob,
-            0,
-            factor_width=16,
-            n_likelihood=200 if n < 128 else 20,
-            n_seen=8 if n > 8 else 0,
-        )
+    found |= {f"torus{n}": tori(n) for n in (2, 8, 32, 128)}
     return found
+
+
+def tori(n: int, points: int = 10_000) -> Space:
+    """n independent angles, with a number of training points."""
+    return Space(
+        Torus(n),
+        _drawn(lambda seed: _Angles(n), points),
+        3e-2,
+        3000,
+        lambda seed: _Angles(n).log_prob,
+        0,
+        factor_width=16,
+        n_likelihood=200 if n < 128 else 20,
+        n_seen=8 if n > 8 else 0,
+    )
 
 
 def _parts(points: PointSet) -> Callable[[int], tuple[Tensor, Tensor, Tensor]]:

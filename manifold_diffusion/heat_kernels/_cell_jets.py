@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._safe import dot
 from ._cell_tree import reduced
 from ._zonal_jet import angle_squared, zonal_jet
 
@@ -48,12 +49,12 @@ class CellJets:
     def __init__(self, n: int, degree: int) -> None:
         self.n, self.degree = n, degree
         self.kernel = zonal_jet(n, degree + 2)
-        weights = [1] * n + [2]
-        indices = [
-            i for i in product(*(range(degree // w + 1) for w in weights))
-            if sum(k * w for k, w in zip(i, weights, strict=True)) <= degree
-        ]  # fmt: skip
-        indices.sort(key=sum)
+        alphas = [a for a in product(range(degree + 1), repeat=n) if sum(a) <= degree]
+        alphas.sort(key=sum)
+        # The powers of s one after the other: those of a power j are the first of all, up to the degree M - 2 j.
+        indices: list[tuple[int, ...]] = []
+        for j in range(degree // 2 + 1):
+            indices += [(*a, j) for a in alphas if sum(a) + 2 * j <= degree]
         number = {i: row for row, i in enumerate(indices)}
 
         def lower(i: tuple[int, ...], k: int) -> int:
@@ -62,11 +63,11 @@ class CellJets:
         last = [max(k for k in range(n + 1) if i[k]) for i in indices[1:]]
         self.size = len(indices)
         self._steps = [(lower(i, k), k, i[k]) for i, k in zip(indices[1:], last, strict=True)]
-        self._order = torch.tensor([sum(i) for i in indices])
-        self._shifts = []
-        for k in range(n + 1):
-            rows = [r for r, i in enumerate(indices) if i[k]]
-            self._shifts.append((torch.tensor(rows), torch.tensor([lower(indices[r], k) for r in rows])))
+        self._flat = len(alphas)
+        self._up_to = [sum(sum(a) <= m for a in alphas) for m in range(degree + 1)]
+        # Rows with a component lowered by one, in the order of what they are lowered to: the first of all again.
+        raised = [[number[(*a[:k], a[k] + 1, *a[k + 1 :], 0)] for a in alphas if sum(a) < degree] for k in range(n)]
+        self._raised = [torch.tensor(rows) for rows in raised]
 
     def moments(self, points: Tensor, weights: Tensor, centres: Tensor, count: np.ndarray) -> Tensor:
         """Moments of cells, ``(cells, size)``.
@@ -85,7 +86,7 @@ class CellJets:
             part = slice(int(start[first]), int(start[stop]))
             c = centres[first:stop].repeat_interleave(torch.from_numpy(count[first:stop]), 0)
             versine, _, xi = _local(points[part], c)
-            rows = self._monomials([*xi, -versine], weights[part], divided=False)
+            rows = self._monomials([*xi, -versine], weights[part], self.size, divided=False)
             values = np.ascontiguousarray(torch.stack(rows, 1).numpy())
             out[first:stop] = reduced(np.add, values, start[first:stop] - start[first], count[first:stop])
             first = stop
@@ -109,21 +110,26 @@ class CellJets:
         orders = self.degree + (2 if want_score else 1)
         logs = self.kernel.log_derivatives(*angle_squared(versine), tau, orders)
         f = (logs - log_unit).exp()
-        powers = torch.stack(self._monomials([*a, b], torch.ones_like(b), divided=True))
-        mu, order = moments.mT.contiguous(), self._order.to(x.device)
-        value = (f.index_select(0, order) * powers * mu).sum(0)
+        powers = torch.stack(self._monomials(a, torch.ones_like(b), self._flat, divided=True))
+        mu = moments.mT.contiguous()
+        heights = self._heights(b, f)
+        inner = self._inner(heights, mu)
+        value = (powers * inner).sum(0)
         if not want_score:
             return value, None
-        # A derivative lowers an index: the moments of higher index stand beside the powers of the lower ones.
-        steep = f.index_select(0, order + 1) * powers
-        slopes = [(steep.index_select(0, j) * mu.index_select(0, i)).sum(0) for i, j in self._shifts]
-        slopes[-1] = slopes[-1] + (steep * mu).sum(0)
-        flat = torch.stack([*slopes[:-1], torch.zeros_like(b)], 1)
-        return value, _reflect(flat, *turn) + slopes[-1].unsqueeze(1) * centres
+        raised = powers[: len(self._raised[0])]
+        slopes = [(raised * inner.index_select(0, rows.to(x.device))).sum(0) for rows in self._raised]
+        steep = self._heights(b, f[1:])
+        for j in range(1, len(steep)):
+            steep[j] = [up + low for up, low in zip(steep[j], heights[j - 1][1:], strict=False)]
+        along = (powers * self._inner(steep, mu)).sum(0)
+        flat = torch.stack([*slopes, torch.zeros_like(b)], 1)
+        return value, _reflect(flat, *turn) + along.unsqueeze(1) * centres
 
     def single(self, x: Tensor, points: Tensor, tau: Tensor, log_unit: Tensor) -> tuple[Tensor, Tensor]:
         """The kernel of pairs of points over ``exp(log_unit)``, and its derivative in the inner product."""
-        versine = (x - points).square().sum(1) / 2
+        difference = x - points
+        versine = dot(difference, difference) / 2
         logs = self.kernel.log_derivatives(*angle_squared(versine), tau, 2)
         value, slope = (logs - log_unit).exp()
         return value, slope
@@ -149,10 +155,34 @@ class CellJets:
         rest = log_majorant - k * scale.log() + scale * (x + scale * y)
         return rest, rest + (kappa * (sine * (1 + scale.square() * depth) + scale * spread)).log()
 
-    def _monomials(self, variables: list[Tensor], start: Tensor, divided: bool) -> list[Tensor]:
+    def _heights(self, b: Tensor, f: Tensor) -> list[list[Tensor]]:
+        """``b^j F^(m + j) / j!`` by j and m."""
+        rows, scale = [list(f[: self.degree + 1])], torch.ones_like(b)
+        for j in range(1, self.degree // 2 + 1):
+            scale = scale * b / j
+            rows.append([scale * f[m + j] for m in range(self.degree - 2 * j + 1)])
+        return rows
+
+    def _inner(self, heights: list[list[Tensor]], moments: Tensor) -> Tensor:
+        """Moments ``(size, pairs)`` summed over the powers of s, ``(flat, pairs)``, with factors by j and degree."""
+        blocks, first = [], 0
+        for j, row in enumerate(heights):
+            start = first
+            for m, height in enumerate(row):
+                stop = first + self._up_to[m]
+                part = moments[start:stop]
+                if j == 0:
+                    blocks.append(part * height)
+                else:
+                    blocks[m] = torch.addcmul(blocks[m], part, height)
+                start = stop
+            first = start
+        return torch.cat(blocks)
+
+    def _monomials(self, variables: list[Tensor], start: Tensor, count: int, divided: bool) -> list[Tensor]:
         rows = [start]
         parts = [[v / (k + 1) if divided else v for k in range(self.degree)] for v in variables]
-        for parent, k, power in self._steps:
+        for parent, k, power in self._steps[: count - 1]:
             rows.append(rows[parent] * parts[k][power - 1])
         return rows
 
@@ -166,8 +196,8 @@ def _local(x: Tensor, centres: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor], l
     axis = torch.cat([centres[:, :-1], (last + torch.where(last < 0, -1.0, 1.0)).unsqueeze(1)], 1)
     turn = axis, 1 / (1 + last.abs())
     difference = x - centres
-    return difference.square().sum(1) / 2, turn, list(_reflect(difference, *turn)[:, :-1].unbind(1))
+    return dot(difference, difference) / 2, turn, list(_reflect(difference, *turn)[:, :-1].unbind(1))
 
 
 def _reflect(v: Tensor, axis: Tensor, factor: Tensor) -> Tensor:
-    return v - ((v * axis).sum(1) * factor).unsqueeze(1) * axis
+    return v - (dot(v, axis) * factor).unsqueeze(1) * axis

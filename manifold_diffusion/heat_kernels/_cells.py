@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._safe import dot
 from ..manifolds import Manifold
 from ._cell_jets import CellJets
 from ._cell_tree import build_tree, expand_ranges, reduced
@@ -34,7 +35,7 @@ _LEAF, _FEW = 32, 12
 """Points of a cell that is not halved, and of one that is summed point by point."""
 _QUERIES, _PAIRS = 256, 1 << 14
 """Queries and pairs that are worked on at a time."""
-_VISIT, _CELL, _POINT = 0.35, 1.2, 0.1
+_VISIT, _CELL, _POINT = 0.25, 0.9, 0.1
 """Microseconds of a pair of a query and a cell that is looked at, of one that is summed, and of a point."""
 _REST, _LEFT = 0.35, 0.1
 """Shares of the error that is asked for: what the moments leave, and what cells that are left out can add."""
@@ -111,6 +112,7 @@ class CellSums:
         sums = torch.from_numpy(self._sums)
         self._log_weight = sums[:, 0].log().clamp_min(_NONE)
         self._mean = sums[:, 1:] / sums[:, :1].clamp_min(1e-300)
+        self._inside = (1 - self._mean.square().sum(1)) / 2
         self._log_total = math.log(float(self._weights.sum()))
 
     def _concentration(self) -> Tensor:
@@ -212,22 +214,26 @@ class CellSums:
             theta = _angle(at, self._centre.index_select(0, cell))
             radius = self._radius.index_select(0, cell)
             mean = self._mean.index_select(0, cell)
-            versine = (at - mean).square().sum(1) / 2 + (1 - mean.square().sum(1)) / 2
+            difference = at - mean
+            versine = dot(difference, difference) / 2 + self._inside.index_select(0, cell)
             low = self._log_low(2 * (versine / 2).clamp(0, 1).sqrt().asin(), t) + w
             level = torch.logaddexp(log_unit, _log_sums(low, row, n))
+            base = level.index_select(0, row)
             # Beyond the largest angle of the expansion the value there is an upper bound.
             wide = theta.clamp(1e-9, math.sqrt(kernel.square_max))
             ratio = (wide / wide.sin()).log()
             high, steep = self._log_high(torch.minimum((theta - radius).clamp_min(0), wide), t, ratio, theta + radius)
             root = t.log() / 2
-            out = torch.maximum(high, steep + root) <= math.log(_LEFT * rtol) - self._log_total + level[row]
+            out = torch.maximum(high, steep + root) <= math.log(_LEFT * rtol) - self._log_total + base
             out |= w <= _NONE / 2
-            log_error = torch.logaddexp(log_error, _log_sums((high + w)[out], row[out], n))
-            log_slope = torch.logaddexp(log_slope, _log_sums((steep + w)[out], row[out], n))
+            gone = out.nonzero().squeeze(1)
+            where, scale, mass = row[gone], base[gone], w[gone]
+            log_error = _grown(log_error, high[gone] + mass, where, level, scale)
+            log_slope = _grown(log_slope, steep[gone] + mass, where, level, scale)
             spent.index_add_(0, row, torch.full_like(low, _VISIT))
-            stay = ~out & (spent[row] <= most[row])
-            image, cell, row, t, w, low = (a[stay] for a in (image, cell, row, t, w, low))
-            theta, ratio, root = theta[stay], ratio[stay], root[stay]
+            stay = (~out & (spent[row] <= most[row])).nonzero().squeeze(1)
+            image, cell, row, w, low, base = (a[stay] for a in (image, cell, row, w, low, base))
+            t, root, theta, ratio = (a[stay] for a in (t, root, theta, ratio))
             rest, slope = self.jets.log_rest(
                 theta, ratio, kernel.log_majorant(theta.square(), ratio, t), t,
                 self._spread.index_select(0, cell), self._depth.index_select(0, cell),
@@ -235,21 +241,22 @@ class CellSums:
             share = self._log_share.index_select(0, cell)
             rest, slope = rest + share, slope + share
             mass = weight.index_add(0, row, w.exp())
-            goal = math.log(_REST * rtol) + (level - mass.clamp_min(1e-300).log())[row]
+            goal = math.log(_REST * rtol) + base - mass.clamp_min(1e-300).log().index_select(0, row)
             good = (torch.maximum(rest, slope + root) <= goal) & (theta < math.sqrt(kernel.square_max))
-            few = self._closed.index_select(0, cell)
-            good &= self._count.index_select(0, cell) > _FEW
-            few &= ~good
-            log_error = torch.logaddexp(log_error, _log_sums((rest + w)[good], row[good], n))
-            log_slope = torch.logaddexp(log_slope, _log_sums((slope + w)[good], row[good], n))
-            done = good | few
-            log_unit = torch.logaddexp(log_unit, _log_sums(low[done], row[done], n))
-            weight.index_add_(0, row[done], w[done].exp())
-            summed.append((image[good], cell[good]))
+            count = self._count.index_select(0, cell)
+            good &= count > _FEW
+            few = self._closed.index_select(0, cell) & ~good
+            spent.index_add_(0, row, (good * _CELL + few * _POINT * count).double())
+            near, ends = good.nonzero().squeeze(1), (good | few).nonzero().squeeze(1)
+            where, scale, mass = row[near], base[near], w[near]
+            log_error = _grown(log_error, rest[near] + mass, where, level, scale)
+            log_slope = _grown(log_slope, slope[near] + mass, where, level, scale)
+            log_unit = torch.logaddexp(log_unit, _log_sums(low[ends], row[ends], n))
+            weight.index_add_(0, row[ends], w[ends].exp())
+            summed.append((image[near], cell[near]))
             single.append((image[few], cell[few]))
-            price = good * _CELL + few * _POINT * self._count.index_select(0, cell)
-            spent.index_add_(0, row, price.double())
-            image, cell = image[~done], cell[~done]
+            more = (~(good | few)).nonzero().squeeze(1)
+            image, cell = image[more], cell[more]
             children = self.tree.children[cell.numpy()]
             cells, owner = expand_ranges(self.tree.first[cell.numpy()], children)
             image, cell = image[torch.from_numpy(owner)], torch.from_numpy(cells)
@@ -344,7 +351,7 @@ class CellSums:
         def time(image: Tensor) -> Tensor:
             return times[:1] if same else times[image]
 
-        for image, cell in zip(*(a.split(_PAIRS >> 2) for a in choice.cells), strict=True):
+        for image, cell in zip(*(a.split(_PAIRS >> 1) for a in choice.cells), strict=True):
             moments = self._moments.index_select(0, self._slot.index_select(0, cell)).to(device)
             centre, image = self._centre.index_select(0, cell).to(device), image.to(device)
             value, slope = self.jets.sums(
@@ -369,7 +376,8 @@ class CellSums:
 
 def _angle(a: Tensor, b: Tensor) -> Tensor:
     """Angle between unit vectors."""
-    return 2 * ((a - b).square().sum(1) / 4).clamp_max(1).sqrt().asin()
+    difference = a - b
+    return 2 * (dot(difference, difference) / 4).clamp_max(1).sqrt().asin()
 
 
 def _log_sums(values: Tensor, row: Tensor, n: int) -> Tensor:
@@ -377,3 +385,9 @@ def _log_sums(values: Tensor, row: Tensor, n: int) -> Tensor:
     top = torch.full((n,), _NONE, dtype=values.dtype).scatter_reduce(0, row, values, "amax")
     total = torch.zeros(n, dtype=values.dtype).index_add(0, row, (values - top[row]).exp())
     return torch.where(total > 0, top + total.clamp_min(1e-300).log(), _NONE)
+
+
+def _grown(known: Tensor, values: Tensor, row: Tensor, level: Tensor, scale: Tensor) -> Tensor:
+    """Logarithms of sums by row, with further terms; ``level``, by term ``scale``, is never far below them."""
+    total = torch.zeros_like(known).index_add(0, row, (values - scale).exp())
+    return torch.logaddexp(known, level + total.clamp_min(1e-300).log())

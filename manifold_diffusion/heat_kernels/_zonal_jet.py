@@ -40,6 +40,10 @@ _TERMS = 12
 
 def angle_squared(versine: Tensor) -> tuple[Tensor, Tensor]:
     r""":math:`\theta^2` and :math:`\log(\theta/\sin\theta)` of :math:`1 - \cos\theta`, smooth at 0."""
+    if not (versine.requires_grad and torch.is_grad_enabled()):  # values alone need no series: half of the time
+        v = versine.clamp_min(1e-300)
+        square = 4 * (v / 2).clamp_max(1).sqrt().asin().square()
+        return square, (square / (2 * v) / (1 - v / 2).clamp_min(1e-300)).log() / 2
     near = versine < 0.05
     small = torch.where(near, versine, 0.0)
     # theta^2 = 2 sum_k (2 v)^k / (k^2 binom(2k, k)), with the factor 2 v taken out

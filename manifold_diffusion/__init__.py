@@ -8,14 +8,58 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ._errors import (
+    CapabilityError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    ManifoldDiffusionError,
+    ManifoldError,
+    NumericsError,
+)
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .models import AnalyticDiffusion, FlowMap, RiemannianDiffusion, RiemannianFlow
+    from ._typing import Batch
+    from .models import (
+        AnalyticDiffusion,
+        FlowMap,
+        FlowMapLanguageModel,
+        LearnedKernelDensity,
+        RiemannianDiffusion,
+        RiemannianFlow,
+        SchrodingerBridge,
+    )
 
-__all__ = ["AnalyticDiffusion", "FlowMap", "RiemannianDiffusion", "RiemannianFlow", "__version__"]
+__all__ = [
+    "AnalyticDiffusion",
+    "Batch",
+    "CapabilityError",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "FlowMap",
+    "FlowMapLanguageModel",
+    "LearnedKernelDensity",
+    "ManifoldDiffusionError",
+    "ManifoldError",
+    "NumericsError",
+    "RiemannianDiffusion",
+    "RiemannianFlow",
+    "SchrodingerBridge",
+    "__version__",
+]
 
-_MODELS = ("AnalyticDiffusion", "FlowMap", "RiemannianDiffusion", "RiemannianFlow")
+_LATER = {
+    "Batch": "._typing",
+    "AnalyticDiffusion": ".models",
+    "FlowMap": ".models",
+    "FlowMapLanguageModel": ".models",
+    "LearnedKernelDensity": ".models",
+    "RiemannianDiffusion": ".models",
+    "RiemannianFlow": ".models",
+    "SchrodingerBridge": ".models",
+}
 
 _SUBPACKAGES = (
     "data",
@@ -34,8 +78,8 @@ _SUBPACKAGES = (
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODELS:
-        return getattr(importlib.import_module(".models", __name__), name)
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name], __name__), name)
     if name in _SUBPACKAGES:
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

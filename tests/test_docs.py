@@ -36,9 +36,8 @@ def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.chdir(tmp_path)
     points = Sphere(2).random_uniform(40, generator=torch.Generator().manual_seed(0))
-    names: dict[str, Any] = {"torch": torch, "train_points": points, "points": points[:5]}
+    names: dict[str, Any] = {"train_points": points, "points": points[:5], "model": RiemannianDiffusion(Sphere(2))}
     names["val_points"] = names["test_points"] = points[:5]
-    names["RiemannianDiffusion"], names["model"] = RiemannianDiffusion, RiemannianDiffusion(Sphere(2))
     if "sharing" in page:
         names["model"].save_pretrained("earth/")
     for block in BLOCK.findall((ROOT / page).read_text()):

@@ -17,6 +17,7 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
+from manifold_diffusion import CapabilityError
 from manifold_diffusion.heat_kernels import EVALUATORS, Evaluator, NoisedData
 from manifold_diffusion.manifolds import SO3, Hyperboloid, Manifold, Sphere, Torus
 
@@ -58,7 +59,7 @@ def row(data: NoisedData, tau: float, args: argparse.Namespace, generator: torch
             continue
         try:
             value = data.evaluate(x, tau, evaluator=evaluator)
-        except TypeError:  # CapabilityError: the manifold has no such evaluator
+        except CapabilityError:  # the manifold has no such evaluator
             cells.append("-")
             continue
         assert value.score is not None and value.score_error is not None
@@ -126,7 +127,7 @@ def main() -> None:
                 start = time.process_time()
                 try:
                     data.evaluate(torch.as_tensor(data.points[:1]), 1e-6, evaluator=evaluator)
-                except TypeError:  # CapabilityError
+                except CapabilityError:
                     continue
                 built[evaluator] = f"{evaluator} built in {time.process_time() - start:.2f} s"
             print(f"\n{', '.join([str(SPACES[space]), f'{n:,} points', *built.values()])}\n")

@@ -20,8 +20,7 @@ from pathlib import Path
 
 import torch
 
-from manifold_diffusion import metrics
-from manifold_diffusion._typing import Batch
+from manifold_diffusion import Batch, metrics
 from manifold_diffusion.data import Split, load_airports, load_csv, split
 from manifold_diffusion.heat_kernels import HeatKernelMixture
 from manifold_diffusion.manifolds import Manifold, Sphere, Torus

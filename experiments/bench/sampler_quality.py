@@ -14,7 +14,7 @@ import time
 import torch
 from torch import Tensor
 
-from manifold_diffusion._errors import NumericsError
+from manifold_diffusion import NumericsError
 from manifold_diffusion.heat_kernels import HeatKernelMixture
 from manifold_diffusion.manifolds import SO3, Compact, Euclidean, Hyperboloid, Manifold, Product, Sphere, Torus
 from manifold_diffusion.processes import LogSchedule, ODETerm, default_schedule

@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from manifold_diffusion._typing import Batch
+from manifold_diffusion import Batch
 from manifold_diffusion.manifolds import (
     SE3N,
     SO3,

@@ -96,7 +96,7 @@ def _likelihoods(model: GenerativeModel, data: Data, baselines: bool) -> dict[st
     """Print and return the negative log-likelihood of the test points under the model and under kernel densities."""
     from ..metrics import AdaptiveKernelDensity, Estimate, KernelDensity, KernelMixture, nll
 
-    like = next(model.network.parameters())
+    like = model.like
     cond = None if data.test.cond is None else data.test.cond.to(like)
     start = time.perf_counter()
     own = model.log_prob(data.test.x.to(like), cond).cpu()
@@ -133,7 +133,7 @@ def _two_sample_tests(model: GenerativeModel, data: Data, given: Mapping[str, An
 
     generator = torch.Generator().manual_seed(given["seed"])
     test = data.test.x[:_MAX_SAMPLE]
-    like = next(model.network.parameters())
+    like = model.like
     cond = None if data.test.cond is None else data.test.cond[: min(len(test), given["n"])].to(like)
     n = min(given["n"], _MAX_SAMPLE) if cond is None else len(cond)
     noise = torch.Generator(given["device"]).manual_seed(given["seed"])
@@ -141,7 +141,8 @@ def _two_sample_tests(model: GenerativeModel, data: Data, given: Mapping[str, An
     samples = model.sample(n, steps=given["steps"], cond=cond, generator=noise, **how).cpu().to(test)
     gram = HeatGram(model.manifold)
     permuted = mmd_permutation_test(samples, test, gram, given["permutations"], generator)
-    print(f"\n{n:,} samples ({given['method']}) against {len(test):,} test points, heat kernel")
+    by = f" ({given['method']})" if given["method"] else ""
+    print(f"\n{n:,} samples{by} against {len(test):,} test points, heat kernel")
     print(f"unbiased {permuted}")
     out: dict[str, Any] = {
         "samples": n,

@@ -241,7 +241,7 @@ def parse_condition(text: str | None, model: GenerativeModel) -> Tensor | None:
         raise ConfigError(f"--cond must be numbers separated by commas; got {text!r}.") from None
     if len(values) != cond_dim:
         raise ConfigError(f"--cond has {len(values)} numbers and the model takes {cond_dim}.")
-    like = next(model.network.parameters())
+    like = model.like
     return torch.tensor(values, dtype=like.dtype, device=like.device)
 
 

@@ -186,7 +186,7 @@ def _finish(
     mismatch = model.metadata["prior mismatch"]
     print(f"{result.steps} steps in {result.elapsed:.0f} s, {result.kept} weights; prior mismatch: {mismatch}")
     if len(data.val.x):
-        like = next(model.network.parameters())
+        like = model.like
         x = data.val.x[:_MAX_VALIDATION].to(like)
         cond = None if data.val.cond is None else data.val.cond[: len(x)].to(like)
         estimate = nll(model.eval().log_prob(x, cond))

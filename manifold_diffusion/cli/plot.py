@@ -35,7 +35,7 @@ def run(argv: Sequence[str]) -> int:
     model = open_model(given["model"], given["trusted"], given["device"])
     data = load_data(data_options(given["data"], model), model.manifold, getattr(model.network, "cond_dim", 0))
     held_out = data.test if len(data.test.x) else data.train
-    like = next(model.network.parameters())
+    like = model.like
     x = held_out.x[: given["n"]].to(like)
     cond = None if held_out.cond is None else held_out.cond[: len(x)].to(like)
     generator = torch.Generator(given["device"]).manual_seed(given["seed"])

@@ -22,7 +22,7 @@ Coordinates = Literal["auto", "ambient", "latlon", "degrees", "radians"]
 ``ambient``: the entries of a point, row by row. ``latlon``: latitude and longitude in degrees, for ``Sphere(2)``.
 ``degrees`` and ``radians``: angles, for ``Torus(n)`` of the default periods, where ``radians`` and ``ambient`` are the
 same; ``ambient`` coordinates of any torus may be off by one period. ``auto``: ``latlon`` for ``Sphere(2)``
-if the header names a latitude and a longitude, else ``ambient``.
+if the header names a latitude and a longitude, or two columns are chosen, else ``ambient``.
 """
 
 _ROUNDING = 1e-4

@@ -83,7 +83,7 @@ class DataPoints:
         if not isinstance(self.points, Tensor):
             raise ConfigError(
                 f"Points in a NumPy array (a memory map) can't be {what}. Pass torch.as_tensor(points) to hold them in "
-                "memory, or use evaluator='full' or 'spectral'."
+                "memory; evaluators 'full' and 'spectral' read them from the array."
             )
         return self.points
 

@@ -24,7 +24,7 @@ def harmonics(manifold: Manifold) -> Harmonics:
     """
     raise CapabilityError(
         f"The eigenfunctions of {manifold} are not written here. Manifolds whose eigenfunctions are: spheres, "
-        "Torus(1) to Torus(10), SO3. Use evaluator='full', or 'golden' for small times."
+        "Torus(1) to Torus(10), SO3. Use evaluator='full', or 'golden' where the manifold has it."
     )
 
 

@@ -82,7 +82,7 @@ def round_space(manifold: Manifold) -> RoundSpace:
     """
     raise CapabilityError(
         f"Cells are expanded in inner products of unit vectors, which {manifold} does not have. Manifolds that have "
-        "them: Sphere(2), Sphere(3), SO3. Use evaluator='full', or 'golden' for small times."
+        "them: Sphere(2), Sphere(3), SO3. Use evaluator='full', or 'golden' where the manifold has it."
     )
 
 

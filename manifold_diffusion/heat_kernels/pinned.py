@@ -108,8 +108,9 @@ def draw_bridge(
     """
     known = ", ".join(sorted(c.__name__ for c in draw_bridge.registry if c is not object))
     raise CapabilityError(
-        f"{manifold!r} has no exact draw of its Brownian bridge. Manifolds that have one: {known}. Pass n_steps=100 to "
-        "simulate the bridge by a geodesic random walk of weak order 1; its density and drift are exact all the same."
+        f"{manifold!r} has no exact draw of its Brownian bridge. Manifolds that have one: {known}. "
+        "BrownianBridge(manifold, tau, n_steps=100) simulates it by a geodesic random walk of weak order 1; its "
+        "density and drift are exact all the same. For the reverse of a noised law, ReverseSDE simulates."
     )
 
 
@@ -173,7 +174,7 @@ def _reject(
         pending = pending[~found]
     raise NumericsError(
         f"{what}: {len(pending)} of {len(x0)} draws were refused {_ROUNDS} times. The ends are too far apart for exact "
-        "draws; simulate the bridge with n_steps=100, or take a larger tau."
+        "draws; BrownianBridge(manifold, tau, n_steps=100) simulates them, or take a larger tau."
     )
 
 

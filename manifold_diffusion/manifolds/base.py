@@ -9,12 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._errors import ManifoldError
+from .._errors import ConfigError, ManifoldError
 from .._safe import log_abs_det, safe_sqrt
 
-__all__ = ["Manifold"]
+__all__ = ["Manifold", "check_size"]
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+def check_size(name: str, least: int = 1, **sizes: object) -> None:
+    """Raise :class:`ConfigError` unless the sizes, by their names, are integers of at least ``least``."""
+    for key, n in sizes.items():
+        if not isinstance(n, int) or isinstance(n, bool) or n < least:
+            raise ConfigError(f"{name} needs an integer {key} >= {least}; got {n!r}.")
 
 
 class Manifold(ABC):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._errors import ConfigError
 from . import curved
-from .base import Manifold
+from .base import Manifold, check_size
 from .capabilities import NoncompactSymmetric, Spectral
 from .euclidean import Euclidean
 from .hyperboloid import Hyperboloid
@@ -68,10 +68,9 @@ class ConstantCurvature(Manifold):
         return super().__new__(kind)  # pyright: ignore[reportArgumentType]
 
     def __init__(self, n: int, kappa: float) -> None:
-        if n < 1 or not math.isfinite(kappa):
-            raise ConfigError(
-                f"ConstantCurvature(n, kappa) needs n >= 1 and a finite curvature; got n={n}, kappa={kappa}."
-            )
+        check_size("ConstantCurvature(n, kappa)", n=n)
+        if not math.isfinite(kappa):
+            raise ConfigError(f"ConstantCurvature(n, kappa) needs a finite curvature; got {kappa}.")
         self.n, self.kappa = n, float(kappa)
         super().__init__(n, (n + 1,), n, self.kappa)
         self.unit = Sphere(n) if kappa > 0 else Hyperboloid(n) if kappa < 0 else Euclidean(n)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._errors import ConfigError
 from ._cholesky import asymmetry, check_definite, cholesky, indefiniteness, lift, lower_half, whiten
 from ._matrix import sym
-from .base import _TOLERANCE
+from .base import _TOLERANCE, check_size
 from .euclidean import Euclidean
 from .hyperboloid import Hyperboloid
 from .product import Product
@@ -47,8 +46,7 @@ class Correlation(Pullback):
     defect_formula = "asymmetry, |diagonal - 1| or -smallest/largest eigenvalue"
 
     def __init__(self, n: int) -> None:
-        if n < 2:
-            raise ConfigError(f"Correlation(n) needs n >= 2; got {n}.")
+        check_size("Correlation(n)", 2, n=n)
         super().__init__(Product(Euclidean(1), *[Hyperboloid(k) for k in range(2, n)]), (n, n), n)
         self.n = n
 

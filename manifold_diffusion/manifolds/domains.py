@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .._errors import ConfigError
 from .._safe import safe_norm
+from .base import check_size
 from .boundary import Domain
 from .capabilities import Compact
 from .euclidean import Euclidean
@@ -46,8 +47,7 @@ class HalfSpace(Domain):
     defect_formula = "-x_0"
 
     def __init__(self, n: int) -> None:
-        if n < 1:
-            raise ConfigError(f"HalfSpace(n) needs n >= 1; got {n}.")
+        check_size("HalfSpace(n)", n=n)
         super().__init__(Euclidean(n), n)
         self.n = n
 
@@ -91,8 +91,7 @@ class Hemisphere(Domain, Compact):
     defect_formula = "max(| |x|^2 - 1 |, -x_0)"
 
     def __init__(self, n: int) -> None:
-        if n < 1:
-            raise ConfigError(f"Hemisphere(n) needs n >= 1; got {n}.")
+        check_size("Hemisphere(n)", n=n)
         self._sphere = Sphere(n)
         super().__init__(self._sphere, n)
         self.n = n
@@ -244,8 +243,9 @@ class Ball(Domain, Compact):
     defect_formula = "|x| - radius"
 
     def __init__(self, n: int, radius: float = 1.0) -> None:
-        if n < 1 or not 0 < radius < math.inf:
-            raise ConfigError(f"Ball(n, radius) needs n >= 1 and a positive radius; got n={n}, radius={radius}.")
+        check_size("Ball(n, radius)", n=n)
+        if not 0 < radius < math.inf:
+            raise ConfigError(f"Ball(n, radius) needs a positive radius, and a finite one; got {radius}.")
         super().__init__(Euclidean(n), n, float(radius))
         self.n, self.radius = n, float(radius)
         self.diameter = 2 * self.radius

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._errors import ConfigError
 from .._safe import safe_norm
-from .base import Manifold
+from .base import Manifold, check_size
 
 __all__ = ["Euclidean"]
 
@@ -30,8 +29,7 @@ class Euclidean(Manifold):
     isometric = True
 
     def __init__(self, n: int) -> None:
-        if n < 1:
-            raise ConfigError(f"Euclidean(n) needs n >= 1; got {n}.")
+        check_size("Euclidean(n)", n=n)
         super().__init__(n, (n,), n)
         self.n = n
 

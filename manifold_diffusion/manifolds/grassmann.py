@@ -11,6 +11,7 @@ from .._errors import ConfigError
 from .._safe import log_abs_det, safe_norm, solve
 from ._frames import complement, orthonormal, polar, renormalise, skew_matrix, uniform_frames
 from ._matrix import sym_arccos_over_sine, sym_cos_sinc
+from .base import check_size
 from .capabilities import Compact
 from .sphere import Sphere
 
@@ -57,7 +58,8 @@ class Grassmann(Compact):
     defect_formula = "max |x^T x - 1|"
 
     def __init__(self, n: int, p: int) -> None:
-        if not 1 <= p < n:
+        check_size("Grassmann(n, p)", n=n, p=p)
+        if p >= n:
             raise ConfigError(f"Grassmann(n, p) needs 1 <= p < n; got n={n}, p={p}.")
         super().__init__(p * (n - p), (n, p), n, p)
         self.n, self.p = n, p

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._errors import ConfigError
 from .._safe import cosh_sinhc, safe_norm, safe_sqrt, x_over_sinh
+from .base import check_size
 from .capabilities import NoncompactSymmetric
 
 __all__ = ["Hyperboloid", "LorentzModel", "half_sinh_squared"]
@@ -72,8 +72,7 @@ class Hyperboloid(NoncompactSymmetric):
     defect_formula = "|x_0 - sqrt(1 + |x_s|^2)| / x_0"
 
     def __init__(self, n: int) -> None:
-        if n < 1:
-            raise ConfigError(f"Hyperboloid(n) needs n >= 1; got {n}.")
+        check_size("Hyperboloid(n)", n=n)
         super().__init__(n, (n + 1,), n)
         self.n = n
         self.rho_squared = (n - 1) ** 2 / 4

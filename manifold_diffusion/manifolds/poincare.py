@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._errors import ConfigError
 from .._safe import cosh_sinhc, safe_norm, x_over_sinh
+from .base import check_size
 from .capabilities import NoncompactSymmetric
 
 __all__ = ["PoincareBall"]
@@ -59,8 +59,7 @@ class PoincareBall(NoncompactSymmetric):
     defect_formula = "|x|, which is not below 1,"
 
     def __init__(self, n: int) -> None:
-        if n < 1:
-            raise ConfigError(f"PoincareBall(n) needs n >= 1; got {n}.")
+        check_size("PoincareBall(n)", n=n)
         super().__init__(n, (n,), n)
         self.n = n
         self.rho_squared = (n - 1) ** 2 / 4

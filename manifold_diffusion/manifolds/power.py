@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._errors import ConfigError
 from .._safe import safe_norm
-from .base import Manifold
+from .base import Manifold, check_size
 from .capabilities import Compact, LieGroup
 
 __all__ = ["Power"]
@@ -53,8 +53,7 @@ class Power(Manifold):
     def __init__(self, manifold: Manifold, k: int) -> None:
         if not isinstance(manifold, Manifold):
             raise ConfigError(f"Power(M, k) needs a Manifold such as SO3(); got {manifold!r}.")
-        if k < 1:
-            raise ConfigError(f"Power(M, k) needs k >= 1 copies; got {k}.")
+        check_size("Power(M, k)", k=k)
         self.manifold, self.k = manifold, k
         self.isometric = manifold.isometric
         self.injectivity_radius = manifold.injectivity_radius

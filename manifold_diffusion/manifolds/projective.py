@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from .._errors import ConfigError
 from .._safe import cos_sinc, safe_norm
+from .base import check_size
 from .capabilities import Spectral
 from .sphere import Sphere
 
@@ -49,8 +49,7 @@ class RealProjective(Spectral):
     defect_formula = "| |x|^2 - 1 |"
 
     def __init__(self, n: int) -> None:
-        if n < 1:
-            raise ConfigError(f"RealProjective(n) needs n >= 1; got {n}.")
+        check_size("RealProjective(n)", n=n)
         super().__init__(n, (n + 1,), n)
         self.n = n
         self._sphere = Sphere(n)
@@ -185,8 +184,7 @@ class ComplexProjective(Spectral):
     defect_formula = "| |z|^2 - 1 |"
 
     def __init__(self, n: int) -> None:
-        if n < 1:
-            raise ConfigError(f"ComplexProjective(n) needs n >= 1; got {n}.")
+        check_size("ComplexProjective(n)", n=n)
         super().__init__(2 * n, (n + 1, 2), n)
         self.n = n
 

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from .._errors import ConfigError, ManifoldError
+from .._errors import ManifoldError
 from .._safe import safe_norm
-from .base import Manifold
+from .base import Manifold, check_size
 from .so3 import SO3
 
 __all__ = ["SE3", "SE3N"]
@@ -206,10 +206,7 @@ class SE3N(_Poses):
 
     def __init__(self, n_residues: int, centred: bool = False) -> None:
         least = 2 if centred else 1
-        if not isinstance(n_residues, int) or isinstance(n_residues, bool) or n_residues < least:
-            raise ConfigError(
-                f"SE3N(n_residues, centred={centred}) needs an integer n_residues >= {least}; got {n_residues!r}."
-            )
+        check_size(f"SE3N(n_residues, centred={centred})", least, n_residues=n_residues)
         self.n_residues, self.centred = n_residues, bool(centred)
         self.defect_formula = "max |R^T R - I|, |det R - 1|" + (
             ", |mean of the translations| / (1 + their largest entry)" if centred else ""

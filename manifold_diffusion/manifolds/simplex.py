@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from .._errors import ConfigError
 from .._safe import cos_sinc, safe_norm, safe_sqrt
+from .base import check_size
 from .capabilities import Compact, WithBoundary
 from .sphere import Sphere
 
@@ -56,8 +56,7 @@ class Simplex(WithBoundary, Compact):
     defect_formula = "max(|sum(p) - 1|, -min(p))"
 
     def __init__(self, k: int) -> None:
-        if k < 2:
-            raise ConfigError(f"Simplex(k) needs k >= 2 categories (its dimension is k - 1); got {k}.")
+        check_size("Simplex(k) of k categories", 2, k=k)
         super().__init__(k - 1, (k,), k)
         self.k = k
         self._sphere = Sphere(k - 1)

@@ -12,7 +12,7 @@ from .._safe import safe_norm
 from ._cholesky import asymmetry, check_definite, cholesky, indefiniteness, lift, lower_half, pack, unpack, whiten
 from ._frechet import dexp, dlog, log_sinhc_pairs
 from ._matrix import sym, sym_exp, sym_log, sym_log1p, sym_sqrt
-from .base import Manifold
+from .base import Manifold, check_size
 from .capabilities import NoncompactSymmetric
 from .euclidean import Euclidean
 from .pullback import Pullback, wide
@@ -76,8 +76,7 @@ class SPD(Manifold):
         return super().__new__(_METRICS[metric])  # pyright: ignore[reportArgumentType]
 
     def __init__(self, n: int, metric: Metric = "affine") -> None:
-        if n < 1:
-            raise ConfigError(f"SPD(n) needs n >= 1; got {n}.")
+        check_size("SPD(n)", n=n)
         Manifold.__init__(self, n * (n + 1) // 2, (n, n), n, metric)
         self.n, self.metric = n, metric
 

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from .._errors import ConfigError
 from .._safe import cos_sinc, sinc
 from ._planes import matrices, planes, polar_step, times
 from ._unitary import SpectralLog, branch_at_pi, unitary_log
+from .base import check_size
 from .matrix_group import MatrixGroup, haar
 
 __all__ = ["SO"]
@@ -48,8 +48,7 @@ class SO(MatrixGroup):
     defect_formula = "max |R^T R - I|, |det R - 1|"
 
     def __init__(self, n: int) -> None:
-        if not isinstance(n, int) or isinstance(n, bool) or n < 2:
-            raise ConfigError(f"SO(n) needs an integer n >= 2; got {n!r}.")
+        check_size("SO(n)", 2, n=n)
         self.n = n
         super().__init__(n * (n - 1) // 2, (n, n), n)
 

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from .._errors import ConfigError
 from .._safe import cos_sinc, dot, safe_norm, safe_sqrt
+from .base import check_size
 from .capabilities import Spectral
 
 __all__ = ["Sphere"]
@@ -38,8 +38,7 @@ class Sphere(Spectral):
     defect_formula = "| |x|^2 - 1 |"
 
     def __init__(self, n: int) -> None:
-        if n < 1:
-            raise ConfigError(f"Sphere(n) needs n >= 1; got {n}.")
+        check_size("Sphere(n)", n=n)
         super().__init__(n, (n + 1,), n)
         self.n = n
 

@@ -11,6 +11,7 @@ from .._errors import ConfigError
 from .._safe import log_abs_det
 from ._frames import complement, orthonormal, renormalise, skew, uniform_frames
 from ._stiefel_log import solve
+from .base import check_size
 from .capabilities import Compact
 from .sphere import Sphere
 
@@ -59,7 +60,8 @@ class Stiefel(Compact):
     defect_formula = "max |x^T x - 1|"
 
     def __init__(self, n: int, p: int) -> None:
-        if not 1 <= p < n:
+        check_size("Stiefel(n, p)", n=n, p=p)
+        if p >= n:
             hint = " Frames of n vectors have two components; for one of them take p = n - 1." if p == n else ""
             raise ConfigError(f"Stiefel(n, p) needs 1 <= p < n; got n={n}, p={p}.{hint}")
         super().__init__(n * p - p * (p + 1) // 2, (n, p), n, p)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .._errors import CapabilityError, ConfigError
 from .._safe import safe_norm
+from .base import check_size
 from .capabilities import LieGroup, Spectral
 
 __all__ = ["Circle", "Torus"]
@@ -45,8 +46,7 @@ class Torus(Spectral, LieGroup):
     isometric = True
 
     def __init__(self, n: int, periods: float | Sequence[float] | None = None) -> None:
-        if n < 1:
-            raise ConfigError(f"Torus(n) needs n >= 1; got {n}.")
+        check_size("Torus(n)", n=n)
         if periods is None or isinstance(periods, int | float):
             lengths = [_TWO_PI if periods is None else float(periods)] * n
         else:

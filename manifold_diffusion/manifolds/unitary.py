@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from .._errors import ConfigError
 from ._unitary import SpectralLog, branch_of_trace_zero, elementary, principal_branch, unitary_log
+from .base import check_size
 from .matrix_group import MatrixGroup, adjoint, haar, polar
 from .special_orthogonal import sphere_area
 
@@ -33,11 +33,6 @@ def _basis(n: int, diagonals: Tensor) -> Tensor:
     basis[2 * k + 1, i, j, 1] = basis[2 * k + 1, j, i, 1] = 1.0
     basis[2 * len(i) :, :, :, 1] = math.sqrt(2) * torch.diag_embed(diagonals)
     return basis
-
-
-def _check_size(name: str, n: int, least: int) -> None:
-    if not isinstance(n, int) or isinstance(n, bool) or n < least:
-        raise ConfigError(f"{name}(n) needs an integer n >= {least}; got {n!r}.")
 
 
 class U(MatrixGroup):
@@ -71,7 +66,7 @@ class U(MatrixGroup):
     defect_formula = "max |R* R - I|"
 
     def __init__(self, n: int) -> None:
-        _check_size("U", n, 1)
+        check_size("U(n)", n=n)
         self.n = n
         super().__init__(n * n, (n, n, 2), n)
 
@@ -147,7 +142,7 @@ class SU(MatrixGroup):
     defect_formula = "max |R* R - I|, |det R - 1|"
 
     def __init__(self, n: int) -> None:
-        _check_size("SU", n, 2)
+        check_size("SU(n)", 2, n=n)
         self.n = n
         super().__init__(n * n - 1, (n, n, 2), n)
 

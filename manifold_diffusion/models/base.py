@@ -125,7 +125,7 @@ class GenerativeModel(PretrainedModel):
         own = {"val": val, "cond": cond, "val_cond": val_cond, "fractions": fractions}
         batch_size = options.pop("batch_size", None)
         data = as_data_module(points, self.manifold, seed=seed, batch_size=batch_size, **own)
-        train = data.points("train").to(self._like())
+        train = data.points("train").to(self.like)
         generator = torch.Generator(device=train.device).manual_seed(seed)
         self.process.fit_prior(train, generator)
         self.metadata["prior mismatch"] = str(self.process.report_mismatch(train, generator))
@@ -238,7 +238,7 @@ class GenerativeModel(PretrainedModel):
         """
         if n_noise < 1:
             raise ConfigError(f"fit_sampler needs n_noise >= 1; got {n_noise}.")
-        generator = generator or torch.Generator(device=self._like().device).manual_seed(0)
+        generator = generator or torch.Generator(device=self.like.device).manual_seed(0)
         noise = self._prior_sample(n_noise, generator)
         ((_, part),) = self._chunks(n_noise, cond, n_noise)
         schedule = getattr(self.process, "schedule", None)
@@ -285,7 +285,7 @@ class GenerativeModel(PretrainedModel):
             ManifoldError: if a point is not on the manifold.
         """
         self.manifold.check_point(x, "x")
-        like = self._like()
+        like = self.like
         if x.dtype != like.dtype:
             raise ConfigError(
                 f"x is {x.dtype}, the network {like.dtype}. Convert one: x.to({like.dtype}), or model.to({x.dtype})."
@@ -401,18 +401,11 @@ class GenerativeModel(PretrainedModel):
             parts = (self.process, self.network, self.objective)
             return [repr(self.manifold), *[type(part).__name__ for part in parts]]
 
-    def _like(self) -> Tensor:
-        """A tensor with the dtype and device of the network."""
-        for tensor in (*self.network.parameters(), *self.network.buffers()):
-            if tensor.is_floating_point():
-                return tensor
-        return torch.empty(())
-
     def _times(self, x: Tensor, t: Tensor | float) -> Tensor:
         return torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(self.manifold.batch_shape(x))
 
     def _prior_sample(self, n: int, generator: torch.Generator | None) -> Tensor:
-        like = self._like()
+        like = self.like
         return self.process.prior.sample(n, generator=generator, dtype=like.dtype, device=like.device)
 
     def _chunks(self, n: int, cond: Tensor | None, batch_size: int) -> Iterator[tuple[int, Tensor | None]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -154,7 +155,8 @@ class SchrodingerBridge(PretrainedModel):
             n_pairs: pairs that are drawn, or simulated, for each training; default as many as the larger data set.
             steps: steps of the simulation between two trainings.
             seed: of everything random.
-            options: further arguments of :func:`manifold_diffusion.training.fit`, such as ``lr``, ``batch_size``.
+            options: further arguments of :func:`manifold_diffusion.training.fit`, such as ``lr``, ``batch_size``; in
+                ``out_dir`` each training has a folder of its own.
 
         Returns:
             A record of the trainings, with the last pairs.
@@ -166,6 +168,7 @@ class SchrodingerBridge(PretrainedModel):
         """
         from ..training import fit
 
+        out_dir = options.pop("out_dir", None)
         if iterations < 1 or steps < 1 or (n_pairs is not None and n_pairs < 1):
             raise ConfigError(
                 f"fit needs iterations, steps, n_pairs >= 1; got iterations={iterations}, steps={steps}, "
@@ -173,7 +176,7 @@ class SchrodingerBridge(PretrainedModel):
             )
         for name, points in (("x0", x0), ("x1", x1)):
             self.manifold.check_point(points, name)
-        like = self._like()
+        like = self.like
         self._data = {"to_1": EmpiricalPrior(x0.to(like)), "to_0": EmpiricalPrior(x1.to(like))}
         generator = torch.Generator(device=like.device).manual_seed(seed)
         n = max(len(x0), len(x1)) if n_pairs is None else n_pairs
@@ -184,6 +187,8 @@ class SchrodingerBridge(PretrainedModel):
             for direction in both:
                 process, network = self._parts(direction)
                 objective, seed_k = BridgeMatching(process, paired=True), seed + 2 * k + (direction == "to_1")
+                if out_dir is not None:
+                    options["out_dir"] = Path(out_dir) / f"{k}-{direction}"
                 records[direction].append(
                     fit(
                         network,
@@ -269,7 +274,7 @@ class SchrodingerBridge(PretrainedModel):
         if method not in ("sde", "ode"):
             raise ConfigError(f"method must be 'sde' or 'ode'; got {method!r}.")
         process, network = self._parts(direction)
-        x = self._start(start, direction, generator) if isinstance(start, int) else start.to(self._like())
+        x = self._start(start, direction, generator) if isinstance(start, int) else start.to(self.like)
         partner = self.to_1 if direction == "to_0" else self.to_0
         terms = process.terms(network, partner=partner)
         term = terms.reverse if method == "sde" else terms.flow
@@ -312,7 +317,3 @@ class SchrodingerBridge(PretrainedModel):
         process, network = self._parts(direction)
         times = torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(self.manifold.batch_shape(x))
         return process.drift(network(times, x), times)
-
-    def _like(self) -> Tensor:
-        """A tensor with the dtype and device of the networks."""
-        return next((p for p in self.parameters() if p.is_floating_point()), torch.empty(()))

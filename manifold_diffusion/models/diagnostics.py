@@ -200,7 +200,7 @@ class _Parts:
         generator: torch.Generator | None,
         sampling: dict[str, Any],
     ) -> None:
-        like, M = model._like(), model.manifold
+        like, M = model.like, model.manifold
         for name, points in (("train", train), ("held_out", held_out)):
             M.check_point(points, name)
             if len(M.batch_shape(points)) != 1 or len(points) < 2:

@@ -97,7 +97,7 @@ class RiemannianDiffusion(GenerativeModel):
             ConfigError: if an argument is out of range or has the wrong shape.
             NumericsError: if weights stop being finite.
         """
-        like = self._like()
+        like = self.like
         options = {"width": width, "dtype": like.dtype, "device": like.device, "generator": generator, **options}
         return sample_twisted(self.process, self.network, log_likelihood, n, n_particles, **options).draw(generator)
 

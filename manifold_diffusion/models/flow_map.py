@@ -103,7 +103,7 @@ class FlowMap(GenerativeModel):
         if teacher.process is not self.process:
             raise ConfigError(
                 "The teacher has another process, whose network has other units. Build the map on the teacher's: "
-                "FlowMap(teacher.manifold, teacher.process)."
+                "FlowMap(teacher.manifold, teacher.process), of a process with a clock: BrownianMotion or a path."
             )
         if not isinstance(self.objective, FlowMapMatching):
             raise ConfigError(f"Distillation needs FlowMapMatching; got {type(self.objective).__name__}.")

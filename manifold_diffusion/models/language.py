@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .._config import to_config
-from .._errors import ConfigError
+from .._errors import ConfigError, NumericsError
 from ..manifolds import Manifold
 from ..networks import TokenTransformer
 from ..objectives import TokenFlow, TokenFlowMap
@@ -213,7 +213,7 @@ class FlowMapLanguageModel(PretrainedModel):
             )
         if method not in ("map", "ode"):
             raise ConfigError(f"method must be 'map' or 'ode'; got {method!r}.")
-        like = next(self.network.parameters(), self.process.unit)
+        like = self.like
         grid = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
         times = self.process.decoding_clock.time(grid).to(like)
         chunks = []
@@ -225,6 +225,12 @@ class FlowMapLanguageModel(PretrainedModel):
             ):
                 logits = self.network(t, x, to=to) if method == "map" else self.network(t, x)
                 x = self.process.move(x, t, to, logits.softmax(-1))
+            if not bool(x.isfinite().all()):
+                lost = int((~x.isfinite()).flatten(1).any(1).sum())
+                raise NumericsError(
+                    f"The network's output is NaN or infinite: {lost} of {size} sequences became so. Look at its "
+                    "weights, and lower the learning rate."
+                )
             chunks.append(x.argmax(-1))
         return torch.cat(chunks)
 

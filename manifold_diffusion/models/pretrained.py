@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .._config import from_config, to_config
 from .._errors import CheckpointError, ConfigError
@@ -184,6 +184,12 @@ class PretrainedModel(nn.Module):
     """
 
     metadata: dict[str, Any]
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor with the dtype and device of the model: its first floating-point parameter, or buffer."""
+        tensors = (tensor for part in (self.parameters(), self.buffers()) for tensor in part)
+        return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(()))
 
     def _card(self) -> str:
         """Markdown of the model card."""

@@ -12,7 +12,7 @@ from .._errors import ConfigError
 from .._typing import Batch, Network
 from ..processes import NoiseProcess, Process
 
-__all__ = ["Objective", "require_noise", "stratified_times"]
+__all__ = ["Objective", "require_noise", "stratified_times", "wrong_process"]
 
 
 class Objective(ABC):
@@ -39,7 +39,24 @@ def stratified_times(x: Tensor, n: int, generator: torch.Generator | None = None
 def require_noise(process: Process, objective: Objective) -> None:
     """Raise :class:`ConfigError` unless the network of ``process`` predicts a score."""
     if not isinstance(process, NoiseProcess):
-        raise ConfigError(
-            f"{type(objective).__name__} needs a noise process such as BrownianMotion; the network of "
-            f"{type(process).__name__} predicts the {getattr(process, 'prediction', 'unknown')}. Use FlowMatching."
-        )
+        raise wrong_process("a noise process such as BrownianMotion", process, objective)
+
+
+_OBJECTIVES = {
+    "score": "DenoisingScoreMatching",
+    "velocity": "FlowMatching",
+    "endpoint": "FlowMatching",
+    "drift": "BridgeMatching",
+    "denoiser": "TokenFlow",
+}
+"""By what the network of a process predicts."""
+
+
+def wrong_process(needed: str, process: Process, objective: Objective) -> ConfigError:
+    """The error of an objective for another kind of process, naming the objective for this one."""
+    predicts = getattr(process, "prediction", "unknown")
+    use = f" Use {_OBJECTIVES[predicts]}." if predicts in _OBJECTIVES else ""
+    return ConfigError(
+        f"{type(objective).__name__} needs {needed}; the network of {type(process).__name__} predicts the "
+        f"{predicts}.{use}"
+    )

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._errors import ConfigError
 from .._typing import Batch, Network
 from ..processes import PathProcess
-from .base import Objective, stratified_times
+from .base import Objective, stratified_times, wrong_process
 
 __all__ = ["FlowMatching"]
 
@@ -27,15 +26,12 @@ class FlowMatching(Objective):
         process: a path process, such as :class:`~manifold_diffusion.processes.GeodesicFlow`.
 
     Raises:
-        ConfigError: for a noise process, whose network predicts a score.
+        ConfigError: for another kind of process.
     """
 
     def __init__(self, process: PathProcess) -> None:
         if not isinstance(process, PathProcess):
-            raise ConfigError(
-                f"FlowMatching needs a path process such as GeodesicFlow; got {type(process).__name__}, whose network "
-                "predicts a score. Use DenoisingScoreMatching."
-            )
+            raise wrong_process("a path process such as GeodesicFlow", process, self)
         self.process = process
 
     def loss(self, network: Network, batch: Batch, generator: torch.Generator | None = None) -> Tensor:

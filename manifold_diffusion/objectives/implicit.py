@@ -29,7 +29,7 @@ class ImplicitScoreMatching(Objective):
     *Riemannian diffusion models*, 2022, arXiv:2208.07949.
 
     Args:
-        process: any process.
+        process: any noise process.
         divergence: ``"exact"`` or ``"hutchinson"``.
         n_probes: probes of the estimate.
     """

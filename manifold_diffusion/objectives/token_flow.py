@@ -25,7 +25,7 @@ class TokenFlow(Objective):
 
     Example:
         >>> import torch
-        >>> from manifold_diffusion._typing import Batch
+        >>> from manifold_diffusion import Batch
         >>> from manifold_diffusion.networks import TokenTransformer
         >>> from manifold_diffusion.processes import TokenPath
         >>> path = TokenPath(4, 2)

@@ -126,7 +126,10 @@ class Process(nn.Module, ABC):
         Raises:
             CapabilityError: if the velocity is not a multiple of the network's output.
         """
-        raise CapabilityError(f"The flow of {type(self).__name__} is not a multiple of its network's output.")
+        raise CapabilityError(
+            f"The flow of {type(self).__name__} is not a multiple of its network's output, and has no clock. Processes "
+            "with one: BrownianMotion, GeodesicFlow, PremetricFlow."
+        )
 
     def mirror(self, path: PathSample) -> PathSample | None:
         """The same draw with opposite noise, equally likely; None where the law has no such symmetry.
@@ -150,14 +153,13 @@ class Process(nn.Module, ABC):
         if mismatch.kl - 3 * mismatch.standard_error > threshold:
             warnings.warn(
                 f"The noised data have not reached the prior of {self.manifold}: {mismatch}. "
-                "This is lost in likelihood and in samples. "
-                f"Raise tau_max of the schedule ({self._schedule_hint()}).",
+                f"This is lost in likelihood and in samples. {self._mismatch_hint()}",
                 stacklevel=2,
             )
         return mismatch
 
-    def _schedule_hint(self) -> str:
-        return repr(getattr(self, "schedule", "one per factor"))
+    def _mismatch_hint(self) -> str:
+        return f"Raise tau_max of the schedule ({getattr(self, 'schedule', 'one per factor')!r})."
 
 
 class NoiseProcess(Process):

@@ -33,7 +33,7 @@ class BrownianBridge:
         dX = \tau \nabla_x \log p_{\tau(1-t)}(X, x_1)\,dt + \sqrt\tau\, dB .
 
     The bridge run backwards is the bridge from :math:`x_1` to :math:`x_0`. Densities and drifts are the heat kernel's.
-    Draws are exact on Euclidean space, tori, spheres, SO(3), hyperbolic space, projective space and on quotients,
+    Draws are exact on Euclidean space, tori, spheres, SO(3), hyperbolic and real projective space and on quotients,
     products, powers, pullbacks and scalings of these; elsewhere pass ``n_steps``.
 
     Args:

@@ -74,6 +74,7 @@ class BrownianMotion(NoiseProcess):
             try:
                 self._kernel = heat_kernel(manifold)
             except CapabilityError as error:
+                brownian_prior(manifold, self.schedule.tau_max, n_centres)  # its error first: a walk needs a prior too
                 raise CapabilityError(
                     f"{error} BrownianMotion({manifold}, n_steps=100) simulates it by a geodesic random walk, to be "
                     "trained with ImplicitScoreMatching, or with target='short_time' by DenoisingScoreMatching."
@@ -129,6 +130,11 @@ class BrownianMotion(NoiseProcess):
             return super().prior_mismatch(x0, generator, max(fewer, 16))
         except CapabilityError:  # of a kernel whose density has too many terms, although its samples don't
             return self.simulated_mismatch(x0, generator, max_points)
+
+    def _mismatch_hint(self) -> str:
+        if not isinstance(self.prior, HeatPrior):
+            return super()._mismatch_hint()
+        return f"The prior is a mixture about {self.n_centres} of the data: raise n_centres of the process."
 
     def fit_prior(self, x0: Tensor, generator: torch.Generator | None = None) -> None:
         if isinstance(self.prior, HeatPrior):

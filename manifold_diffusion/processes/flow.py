@@ -154,10 +154,10 @@ class PathProcess(Process):
 class GeodesicFlow(PathProcess):
     r"""Flow matching along geodesics, :math:`x_t = \exp_{x_0}(s(t) \log_{x_0} x_1)`.
 
-    The velocity dx/ds has the constant length :math:`d(x_0, x_1)` and is taken in closed form from the farther of the
-    two ends, :math:`\log_{x_t}(x_1)/(1 - s)` or :math:`-\log_{x_t}(x_0)/s`: no division by a small number, and no
-    logarithm beyond half of the geodesic, so that it is accurate at both ends and next to the cut locus. Source: Chen
-    and Lipman, *Flow matching on general geometries*, 2023, arXiv:2302.03660.
+    The velocity dx/ds has the constant length :math:`d(x_0, x_1)`. It is the derivative of the great circle on spheres,
+    and elsewhere taken in closed form from the farther of the two ends, :math:`\log_{x_t}(x_1)/(1 - s)` or
+    :math:`-\log_{x_t}(x_0)/s`: no division by a small number, accurate at both ends. Source: Chen and Lipman, *Flow
+    matching on general geometries*, 2023, arXiv:2302.03660.
 
     Args:
         manifold: where the data live.

@@ -47,7 +47,7 @@ class Langevin(NoiseProcess):
 
     Args:
         manifold: where the data live; meant for non-compact manifolds.
-        schedule: Brownian time against t; default logarithmic from 1e-5 to :math:`12\sigma^2`.
+        schedule: Brownian time against t; default logarithmic from :math:`10^{-5}\sigma^2` to :math:`12\sigma^2`.
         sigma: standard deviation of the prior, of the order of the spread of the data.
         n_steps: steps of the random walk where there is no closed form.
 

@@ -1,6 +1,7 @@
 """Bridge matching and the model of learned bridges, against closed forms."""
 
 import math
+import shutil
 
 import pytest
 import torch
@@ -182,3 +183,20 @@ def test_bad_models_and_data_are_refused():
         BridgeMatching("process")
     with pytest.raises(ConfigError, match="EmpiricalPrior"):
         BridgeMatching(BridgeMixture(Sphere(2)))
+
+
+def test_fit_with_a_folder_goes_on_where_it_was_stopped(tmp_path):
+    x0, x1 = (Sphere(2).random_uniform(30, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    options = {**QUIET, "max_steps": 3, "steps": 2, "batch_size": 8, "seed": 0}
+
+    def trained(**more):
+        model = small_bridge(Sphere(2), 0.5)
+        model.fit(x0, x1, iterations=2, **options, **more)
+        return torch.cat([p.flatten() for p in model.parameters()])
+
+    straight = trained()
+    assert torch.equal(straight, trained(out_dir=tmp_path))
+    assert {"0-to_0", "0-to_1", "1-to_0", "1-to_1"} <= {folder.name for folder in tmp_path.iterdir()}
+    shutil.rmtree(tmp_path / "1-to_0")  # stopped after the first round
+    shutil.rmtree(tmp_path / "1-to_1")
+    assert torch.equal(straight, trained(out_dir=tmp_path, resume=True))

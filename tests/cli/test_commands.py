@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from manifold_diffusion import RiemannianDiffusion
+from manifold_diffusion import AnalyticDiffusion, RiemannianDiffusion
 from manifold_diffusion.cli import main
 from manifold_diffusion.cli.build import build_model
+from manifold_diffusion.manifolds import Sphere
 
 from .options import TINY
 
@@ -81,6 +82,21 @@ def test_evaluate(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     model = RiemannianDiffusion.from_pretrained(run_folder / "model")
     assert results["test nll"]["uniform"]["value"] == pytest.approx(math.log(4 * math.pi))
     assert model.metadata["data options"] == results["data options"]
+
+
+def test_a_closed_form_model_is_evaluated_and_drawn(
+    places: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sphere = Sphere(2)
+    points = sphere.random_uniform(50, generator=torch.Generator().manual_seed(0))
+    AnalyticDiffusion.cross_validated(sphere, points).save_pretrained(tmp_path / "model")
+    model, data = str(tmp_path / "model"), ["--data", str(places)]
+    assert main(["evaluate", model, *data, "--n", "20", "--permutations", "10"]) == 0
+    table = capsys.readouterr().out
+    assert "model (exact)" in table and "20 samples against" in table
+    figure = tmp_path / "f.png"
+    assert main(["plot", model, *data, "--n", "20", "--resolution", "12", "--out", str(figure)]) == 0
+    assert figure.stat().st_size > 10_000
 
 
 def test_evaluate_on_other_data(run_folder: Path, places: Path, capsys: pytest.CaptureFixture[str]) -> None:

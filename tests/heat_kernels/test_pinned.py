@@ -111,13 +111,14 @@ def test_proposals_are_accepted_often_and_never_beyond_their_bound(monkeypatch, 
         assert float(log_accept.exp().reshape(4, n).mean(1).min()) > 0.4
 
 
-def test_the_tangent_bounds_the_density():
+@pytest.mark.parametrize("n", [2, 4, 8, 20])
+def test_the_tangent_bounds_the_density(n):
     """log p is concave in the cosine of the distance at every time: what makes the rejection exact."""
     angle = torch.linspace(1e-3, 3.1414, 2000, dtype=torch.float64)
     x = torch.stack([angle.cos(), angle.sin(), torch.zeros_like(angle)], -1)
     north = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
     for tau in torch.logspace(-4, 1, 30, dtype=torch.float64):
-        slope = heat_kernel(Sphere(2))._radial.pull((x + north).square().sum(-1) / 2, tau.expand(2000))
+        slope = heat_kernel(Sphere(n))._radial.pull((x + north).square().sum(-1) / 2, tau.expand(2000))
         assert bool((slope.diff() >= -1e-12 * slope[1:].abs()).all())
 
 

@@ -54,10 +54,10 @@ def test_the_random_walk_has_weak_order_one(name: str) -> None:
 
 # ---------------------------------------------------------------------- the expansion against exact kernels
 
-BOUNDS = {  # root mean square error of the score, in the units of the noise
-    Sphere(2): {1e-4: 1e-10, 1e-3: 1e-8, 1e-2: 1e-6, 0.1: 1e-4, 0.3: 1e-3, 1.0: 0.04},
-    SO3(): {1e-4: 1e-10, 1e-3: 1e-8, 1e-2: 1e-6, 0.1: 1e-4, 0.3: 1e-3, 1.0: 0.25},
-    Hyperboloid(2): {1e-4: 1e-10, 1e-3: 1e-8, 1e-2: 1e-6, 0.1: 1e-4, 0.3: 1e-3, 1.0: 0.005},
+BOUNDS = {  # root mean square error of the score, in the units of the noise: twice what docs/guide/heat-kernels.md has
+    Sphere(2): {1e-4: 1.2e-10, 1e-3: 1.2e-8, 1e-2: 1.2e-6, 0.1: 1.2e-4, 0.3: 1.4e-3, 0.5: 6e-3, 1.0: 0.06},
+    SO3(): {1e-4: 1e-12, 1e-3: 1e-12, 1e-2: 1e-12, 0.1: 1e-12, 0.3: 1.6e-5, 0.5: 0.06, 1.0: 0.36},
+    Hyperboloid(2): {1e-4: 1.2e-10, 1e-3: 1.2e-8, 1e-2: 1.2e-6, 0.1: 1e-4, 0.3: 8e-4, 0.5: 2e-3, 1.0: 6e-3},
 }
 
 

@@ -1,10 +1,12 @@
 """The language model: trains, writes valid phrases in one step, is saved and loaded, refuses bad input."""
 
+import math
+
 import pytest
 import torch
 
 from manifold_diffusion import RiemannianDiffusion
-from manifold_diffusion._errors import CheckpointError, ConfigError, DataError
+from manifold_diffusion._errors import CheckpointError, ConfigError, DataError, NumericsError
 from manifold_diffusion.manifolds import Sphere
 from manifold_diffusion.models import FlowMapLanguageModel
 from manifold_diffusion.networks import TokenTransformer
@@ -133,3 +135,12 @@ def test_bad_arguments_are_refused():
     for t, to in ((0.5, 0.6), (0.0, 0.0), (0.5, -0.1), (1.5, 0.5)):
         with pytest.raises(ConfigError, match="0 <= to <= t <= 1"):
             model.flow_map(x, t, to)
+
+
+@pytest.mark.parametrize("method", ["map", "ode"])
+def test_a_network_that_says_nan_writes_no_tokens(method):
+    model = small()
+    for parameter in model.network.parameters():
+        torch.nn.init.constant_(parameter, math.nan)
+    with pytest.raises(NumericsError, match="3 of 3 sequences"):
+        model.sample(3, 2, method=method, generator=seeded())

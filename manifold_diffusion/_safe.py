@@ -22,11 +22,9 @@ __all__ = [
     "log_abs_det",
     "safe_norm",
     "safe_sqrt",
-    "safe_unit",
     "sinc",
     "sinhc",
     "solve",
-    "x_over_sin",
     "x_over_sinh",
 ]
 
@@ -69,12 +67,6 @@ def safe_norm(v: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
     if v.dtype == torch.float16:  # its squares underflow below 2e-4 already
         return safe_norm(v.float(), dim, keepdim).to(v.dtype)
     return safe_sqrt((v * v).sum(dim, keepdim=keepdim))
-
-
-def safe_unit(v: Tensor, dim: int = -1) -> Tensor:
-    """``v / |v|``, and zero for the zero vector."""
-    norm = safe_norm(v, dim, keepdim=True)
-    return v / torch.where(norm > 0, norm, 1.0)
 
 
 def _series(s: Tensor, coefficients: tuple[float, ...]) -> Tensor:
@@ -131,11 +123,6 @@ def log_abs_det(a: Tensor) -> Tensor:
 def solve(a: Tensor, b: Tensor) -> Tensor:
     """``a^-1 b`` for well-conditioned matrices, with right second derivatives: see :func:`log_abs_det`."""
     return torch.linalg.inv(a) @ b
-
-
-def x_over_sin(x: Tensor) -> Tensor:
-    """``x / sin(x)`` on (-pi, pi), even and smooth through 0."""
-    return 1 / sinc(x)
 
 
 def x_over_sinh(x: Tensor) -> Tensor:

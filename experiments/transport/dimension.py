@@ -61,7 +61,8 @@ def main() -> None:
                 file = args.out / f"{method}-{n}-{args.points}-{seed}.json"
                 if not file.exists() or args.smoke:
                     losses = measure(n, method, args.points, seed, args.steps, file.with_suffix(""))
-                    file.write_text(json.dumps(losses))
+                    file.with_suffix(".part").write_text(json.dumps(losses))
+                    file.with_suffix(".part").rename(file)
                     print(f"{file.stem}: {summary([losses['test']])}, {summary([losses['train']])}", flush=True)
                 rows.append(json.loads(file.read_text()))
             found = " | ".join(summary([row[part] for row in rows]) for part in ("test", "train"))

@@ -40,7 +40,8 @@ def main() -> None:
                 file = out / f"{name}-{method}-{seed}.json"
                 if not file.exists() or args.smoke:
                     facts = measure(name, method, found[name], seed, effort, limit, file.with_suffix(""))
-                    file.write_text(json.dumps(facts))
+                    file.with_suffix(".part").write_text(json.dumps(facts))
+                    file.with_suffix(".part").rename(file)
     print(f"\n{markdown(out, [*map(str, EVALUATIONS), *[f'{k} learned' for k in LEARNED]])}")
 
 

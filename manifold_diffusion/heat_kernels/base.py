@@ -93,7 +93,7 @@ class HeatKernel(ABC):
 
     def weighted_score(self, x: Tensor, centres: Tensor, tau: Tensor, weights: Tensor) -> Tensor:
         """Sum over the centres of ``weights`` (``(queries, centres)``) times the score, ``(queries, *point_shape)``."""
-        return (point_scale(self.manifold, weights) * self.score(x.unsqueeze(1), centres, tau)).sum(1)
+        return (self.manifold.per_point(weights) * self.score(x.unsqueeze(1), centres, tau)).sum(1)
 
     def __repr__(self) -> str:
         return f"heat_kernel({self.manifold})"
@@ -138,11 +138,6 @@ def _check(low: float, high: float, largest: float) -> None:
 
 def _is_wrapped(tau: Tensor) -> bool:
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(tau))  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def point_scale(manifold: Manifold, a: Tensor) -> Tensor:
-    """Append the singleton axes that let a per-point scalar multiply points or tangent vectors."""
-    return a.reshape(*a.shape, *(1,) * len(manifold.point_shape))
 
 
 _CHUNK = 1 << 15

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..manifolds import Compact, Quotient
-from .base import HeatKernel, KernelSample, brownian_time, heat_kernel, point_scale
+from .base import HeatKernel, KernelSample, brownian_time, heat_kernel
 
 __all__ = ["ImageKernel"]
 
@@ -49,7 +49,7 @@ class ImageKernel(HeatKernel):
         t = brownian_time(tau, x)
         sources = self._sources(x, x0, t)
         weights = self._above.log_prob(x, sources, t).softmax(0)
-        return (point_scale(self.manifold, weights) * self._above.score(x, sources, t)).sum(0)
+        return (self.manifold.per_point(weights) * self._above.score(x, sources, t)).sum(0)
 
     def _pairs(self, x: Tensor, centres: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """All images of the centres in one row, a time for each, and the log density of every pair."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._errors import ConfigError
 from ..manifolds import Manifold
-from .base import HeatKernel, brownian_time, point_scale
+from .base import HeatKernel, brownian_time
 from .walk import geodesic_random_walk
 
 __all__ = ["ShortTimeKernel"]
@@ -73,7 +73,7 @@ class ShortTimeKernel(HeatKernel):
     def score(self, x: Tensor, x0: Tensor, tau: Tensor | float) -> Tensor:
         manifold = self.manifold
         x, x0 = torch.broadcast_tensors(x, x0)
-        pull = manifold.log(x, x0) / point_scale(manifold, brownian_time(tau, x))
+        pull = manifold.log(x, x0) / manifold.per_point(brownian_time(tau, x))
 
         def half_log_det(p: Tensor) -> Tensor:
             return manifold.log_det_exp(x0, manifold.log(x0, p)) / 2
@@ -84,10 +84,10 @@ class ShortTimeKernel(HeatKernel):
         axis = len(manifold.batch_shape(x))
         basis = manifold.tangent_basis(x)
         along = (slope.unsqueeze(axis) * basis).flatten(axis + 1).sum(-1)
-        second = (point_scale(manifold, along) * basis).sum(axis)
+        second = (manifold.per_point(along) * basis).sum(axis)
         first_size, size = manifold.norm(x, pull), manifold.norm(x, second)
         cut = torch.where(size > first_size, first_size / torch.where(size > 0, size, 1.0), 1.0)
-        return pull - point_scale(manifold, cut) * second
+        return pull - manifold.per_point(cut) * second
 
     def __repr__(self) -> str:
         return f"ShortTimeKernel({self.manifold}, n_steps={self.n_steps})"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ class Objective(ABC):
             where it does not, leaving it out saves memory.
     """
 
-    needs_graph: ClassVar[bool] = True
+    needs_graph: bool = True
 
     @abstractmethod
     def loss(self, network: Network, batch: Batch, generator: torch.Generator | None = None) -> Tensor:

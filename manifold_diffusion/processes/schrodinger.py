@@ -75,10 +75,6 @@ class SchrodingerPlan:
         log_p = _pairwise(heat_kernel(self.manifold), self.x0, self.x1, self.tau)
         return (self.f + self.log_weights0).unsqueeze(1) + (self.g + self.log_weights1) + log_p
 
-    def log_potential(self, x: Tensor, t: Tensor | float, direction: Direction) -> Tensor:
-        r""":math:`\log\varphi^1_t` for ``"to_1"`` (t < 1), :math:`\log\varphi^0_t` for ``"to_0"`` (t > 0)."""
-        return self._field(x, t, direction, False)
-
     def log_prob(self, x: Tensor, t: Tensor | float) -> Tensor:
         """Log density at 0 < t < 1 of the bridge, with respect to the Riemannian volume, ``(*batch,)``."""
         return self._field(x, t, "to_0", False) + self._field(x, t, "to_1", False)

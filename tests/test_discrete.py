@@ -214,6 +214,18 @@ def test_bad_input_says_what_to_do():
         process.marginal(torch.zeros(1, 1, 4), t)
     with pytest.raises(ConfigError, match="s <= t"):
         process.posterior(torch.tensor([[0]]), torch.full((1, 1, 3), 1 / 3), t + 0.1, t)
+    with pytest.raises(ConfigError, match="s <= t"):
+        process.transition_matrix(torch.tensor([0.7]), torch.tensor([0.2]))
+    x, p = torch.tensor([[0]]), torch.full((1, 1, 3), 1 / 3)
+    for noise, bad in itertools.product((process, AbsorbingNoise(3)), (math.nan, -0.1, 1.1)):
+        time = torch.full((1,), bad)
+        calls = [
+            (noise.sample, x), (noise.marginal, p), (noise.denoise, p, x), (noise.transition_matrix, t),
+            (noise.posterior, x, p, t),
+        ]  # fmt: skip
+        for call, *arguments in calls:
+            with pytest.raises(ConfigError, match="Times"):
+                call(*arguments, time)
     with pytest.raises(ConfigError, match="n_categories >= 2"):
         UniformNoise(1)
 

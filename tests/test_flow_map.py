@@ -137,7 +137,7 @@ def test_derivatives_of_the_map_agree_with_finite_differences(process):
 def test_density_of_the_map_is_the_closed_form(steps):
     """Log determinants in tangent bases, forwards at samples and backwards by Newton's method at given points."""
     model = exact_model(Exact()).double()
-    model._like = lambda: NORTH  # type: ignore[method-assign]  # the network has no parameter to take the dtype from
+    model.network.register_buffer("unit", NORTH)  # the network has no parameter to take the dtype from
     drawn = model.map_sample_with_log_prob(40, steps=steps, generator=generator())
     assert torch.allclose(drawn.log_prob, push_forward(drawn.x, -1.0), atol=1e-8)
     x = SPHERE.random_uniform(40, generator=generator(2), dtype=torch.float64)

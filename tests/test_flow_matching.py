@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from manifold_diffusion._errors import CapabilityError, ConfigError, DataError
+from manifold_diffusion._errors import CapabilityError, ConfigError, DataError, ManifoldError, NumericsError
 from manifold_diffusion._typing import Batch
 from manifold_diffusion.data import ExactCoupling, IndependentCoupling, SinkhornCoupling, transport_plan
 from manifold_diffusion.heat_kernels import HeatKernelMixture, heat_kernel
@@ -263,6 +263,41 @@ def test_couplings_refuse_what_does_not_match():
         transport_plan(sphere, x, x, torch.ones(5), torch.ones(6))
     with pytest.raises(ConfigError, match="epsilon"):
         SinkhornCoupling(sphere, 0.0)
+
+
+@pytest.mark.parametrize("couple", [ExactCoupling(Sphere(2)), SinkhornCoupling(Sphere(2))])
+def test_couplings_refuse_points_off_the_manifold(couple):
+    x = Sphere(2).random_uniform(6, generator=generator())
+    bad = x.clone()
+    bad[3] = math.nan
+    for x0, x1, name in ((bad, x, "x0"), (x, bad, "x1")):
+        with pytest.raises(ManifoldError, match=rf"{name} has 1 of 6 points with NaN.*3"):
+            couple(x0, x1)
+    with pytest.raises(ManifoldError, match="x1 is not on"):
+        couple(x, 3 * x)
+    with pytest.raises(ManifoldError, match="x0 has shape"):
+        couple(x[:, :2], x[:, :2])
+    with pytest.raises(DataError, match=r"\(n, 3\)"):
+        couple(x.unsqueeze(0), x.unsqueeze(0))
+
+
+@pytest.mark.parametrize("options", [{"epsilon": -0.5}, {"epsilon": 0.0}, {"epsilon": math.nan}, {"max_iterations": 0}])
+def test_transport_plans_refuse_options_out_of_range(options):
+    x = Sphere(2).random_uniform(6, generator=generator())
+    with pytest.raises(ConfigError, match="epsilon > 0, or None"):
+        transport_plan(Sphere(2), x, x, **options)
+
+
+def test_exact_plans_are_checked(monkeypatch):
+    import ot
+
+    x = Sphere(2).random_uniform(6, generator=generator())
+    monkeypatch.setattr(ot, "emd", lambda a, b, cost, **_: 0 * cost)
+    with pytest.raises(NumericsError, match=r"off by 1.0e\+00"):
+        transport_plan(Sphere(2), x, x)
+    line = torch.tensor([[0.0], [1e30]])
+    with pytest.raises(NumericsError, match="row 0 of x0 and row 1 of x1 is inf"):
+        transport_plan(Euclidean(1), line, line)
 
 
 # ---------------------------------------------------------------------- models

@@ -81,7 +81,8 @@ def test_time_embedding_separates_times(kind):
 
 def test_bad_arguments_name_the_argument():
     process = default_process(Sphere(2))
-    for bad in ({"width": 0}, {"depth": 0}, {"n_frequencies": -1}, {"max_frequency": 0.5}, {"factor_width": -1}):
+    frequencies = [{"max_frequency": f} for f in (0.5, float("nan"), float("inf"))]
+    for bad in ({"width": 0}, {"depth": 0}, {"n_frequencies": -1}, {"factor_width": -1}, *frequencies):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             TangentMLP(process, **bad)
     with pytest.raises(ConfigError, match="kind"):

@@ -14,10 +14,11 @@ import torch
 from .._config import nearest
 from .._errors import CheckpointError, ConfigError, ManifoldDiffusionError
 from ..models import GenerativeModel
+from ..models.inputs import check_network
 from ._yaml import read_yaml, to_yaml
 from .arguments import HelpShown, new_parser, parse
 from .build import build_model, model_section
-from .files import Data, add_data_options, load_data, write_text
+from .files import Data, add_data_options, load_data, points_of, write_text
 from .names import SHORT_NAMES
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def run(argv: Sequence[str]) -> int:
         print(to_yaml(resolved), end="")
         return 0
     data = load_data(resolved["data"], model.manifold, getattr(model.network, "cond_dim", 0))
-    _check_network(model, data)
+    check_network(model, points_of(model, data.train.x[:2]), data.train.cond)
     folder = Path(resolved["out_dir"] or f"runs/{data.name}")
     resolved["out_dir"] = str(folder)
     _check_folder(folder, given["resume"], given["overwrite"])
@@ -106,18 +107,6 @@ def _check_trainer_options(options: Mapping[str, Any] | None) -> None:
     for name in options or {}:
         if name not in known:
             raise ConfigError(f"Unknown key 'trainer.trainer_options.{name}'{nearest(name, known)}")
-
-
-def _check_network(model: GenerativeModel, data: Data) -> None:
-    """Call the network once, so that one of the wrong kind fails here and not in the first step."""
-    x = data.train.x[:2]
-    cond = None if data.train.cond is None else data.train.cond[:2]
-    with torch.no_grad():
-        output = model.network(torch.full((len(x),), 0.5), x, cond)
-    if not isinstance(output, torch.Tensor) or output.shape != x.shape:
-        got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        name = type(model.network).__name__
-        raise ConfigError(f"The network must return a tangent vector per point, {tuple(x.shape)}; {name} gave {got}.")
 
 
 def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
@@ -185,9 +174,10 @@ def _finish(
     }
     mismatch = model.metadata["prior mismatch"]
     print(f"{result.steps} steps in {result.elapsed:.0f} s, {result.kept} weights; prior mismatch: {mismatch}")
+    model.save_pretrained(folder / "model", facts)  # before anything that may fail
     if len(data.val.x):
         like = model.like
-        x = data.val.x[:_MAX_VALIDATION].to(like)
+        x = points_of(model, data.val.x[:_MAX_VALIDATION])
         cond = None if data.val.cond is None else data.val.cond[: len(x)].to(like)
         estimate = nll(model.eval().log_prob(x, cond))
         facts |= {"validation NLL": estimate.value, "validation NLL standard error": estimate.standard_error}

@@ -112,13 +112,26 @@ def transport_plan(
         max_iterations: most Sinkhorn iterations.
 
     Raises:
-        DataError: an empty sample, or weights that are negative, not finite, of the wrong length or of another total.
-        NumericsError: if Sinkhorn's iterations don't reach the marginals.
+        ManifoldError: if points are off the manifold or not finite.
+        DataError: an empty sample or one of the wrong batch shape, or weights that are negative, not finite, of the
+            wrong length or of another total.
+        ConfigError: if ``epsilon`` or ``max_iterations`` is not positive.
+        NumericsError: if a distance is not finite, or the plan does not have the marginals.
     """
     import ot
 
-    if len(x0) == 0 or len(x1) == 0:
-        raise DataError(f"A transport plan needs points on both sides; got {len(x0)} and {len(x1)}.")
+    if (epsilon is not None and not (epsilon > 0 and math.isfinite(epsilon))) or max_iterations < 1:
+        raise ConfigError(
+            "transport_plan needs epsilon > 0, or None for the exact plan, and max_iterations >= 1; got "
+            f"{epsilon}, {max_iterations}."
+        )
+    for name, points in (("x0", x0), ("x1", x1)):
+        manifold.check_point(points, name)
+        if len(manifold.batch_shape(points)) != 1 or len(points) == 0:
+            raise DataError(
+                f"{name} must have shape (n, {', '.join(map(str, manifold.point_shape))}) with n >= 1: a transport "
+                f"plan needs points on both sides; got {tuple(points.shape)}."
+            )
     a, b = point_weights(weights0, x0, "weights0").cpu(), point_weights(weights1, x1, "weights1").cpu()
     if not math.isclose(float(a.sum()), float(b.sum()), rel_tol=1e-6):
         raise DataError(
@@ -126,17 +139,35 @@ def transport_plan(
             "each by its sum."
         )
     b = b * (a.sum() / b.sum())
-    cost = manifold.dist(x0.detach().unsqueeze(1), x1.detach().unsqueeze(0)).square().double().cpu().numpy()
-    if epsilon is None:
-        return torch.from_numpy(ot.emd(a.numpy(), b.numpy(), cost, numItermax=10_000_000))
+    cost = manifold.dist(x0.detach().unsqueeze(1), x1.detach().unsqueeze(0)).square().double().cpu()
+    if not bool(cost.isfinite().all()):
+        i, j = (int(k) for k in (~cost.isfinite()).nonzero()[0])
+        raise NumericsError(
+            f"The squared distance of row {i} of x0 and row {j} of x1 is {float(cost[i, j])}. Compute in float64, or "
+            "scale the data."
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # whether it converged is checked below
-        plan = ot.sinkhorn(
-            a.numpy(), b.numpy(), cost, reg=epsilon, method="sinkhorn_log", numItermax=max_iterations, stopThr=1e-7
-        )
+        if epsilon is None:
+            plan = ot.emd(a.numpy(), b.numpy(), cost.numpy(), numItermax=10_000_000)
+        else:
+            plan = ot.sinkhorn(
+                a.numpy(),
+                b.numpy(),
+                cost.numpy(),
+                reg=epsilon,
+                method="sinkhorn_log",
+                numItermax=max_iterations,
+                stopThr=1e-7,
+            )
     plan = torch.from_numpy(plan)
     error = max(float((plan.sum(1) - a).abs().sum()), float((plan.sum(0) - b).abs().sum())) / float(a.sum())
-    if not error < 1e-2:
+    if epsilon is None and not error < 1e-6:
+        raise NumericsError(
+            f"The marginals of the exact plan are off by {error:.1e} of the mass: the network simplex did not "
+            "converge. Take fewer points, or Sinkhorn's plan with epsilon > 0."
+        )
+    if epsilon is not None and not error < 1e-2:
         raise NumericsError(
             f"Sinkhorn's marginals are off by {error:.1e} of the mass after {max_iterations} iterations at "
             f"epsilon = {epsilon:g}. Raise epsilon or max_iterations, or take the exact plan."

@@ -179,6 +179,8 @@ class CompactTables:
 
     def pull(self, coversine: Tensor, tau: Tensor) -> Tensor:
         """Minus the radial score over sin r: what multiplies the vector of length sin r that points to the source."""
+        if coversine.dim() == 0:  # derivatives of numbers without axes turn into float64 under torch.func.vmap
+            return self.pull(coversine.unsqueeze(0), tau.unsqueeze(-1)).squeeze(-1)
         (inverse,) = self.tables(coversine).inverse(self.time(tau), self.coordinate(coversine))
         return self.inverse_scale(tau) / inverse
 
@@ -190,6 +192,8 @@ class CompactTables:
 
     def log_prob(self, versine: Tensor, coversine: Tensor, tau: Tensor) -> Tensor:
         """Log density."""
+        if versine.dim() == 0:
+            return self.log_prob(versine.unsqueeze(0), coversine.unsqueeze(0), tau.unsqueeze(-1)).squeeze(-1)
         (drop,) = self.tables(versine).drop(self.time(tau), self.coordinate(coversine))
         return self.log_peak(tau) - versine * self.inverse_scale(tau) * drop
 

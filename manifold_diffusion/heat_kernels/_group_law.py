@@ -164,13 +164,13 @@ class GroupLaw:
             ).real
         casimir, dimension = (torch.from_numpy(a).to(angles.device) for a in (reps.casimir, reps.dimension))
         decay = (-casimir * tau.unsqueeze(-1) / 2).exp()
-        return (dimension * values * decay).sum(-1).log() - math.log(self.group.volume)
+        return (dimension * values * decay).sum(-1).log() - self.group.log_volume
 
     def log_peak(self, tau: Tensor) -> Tensor:
         """Log density at the identity, its maximum, for late times."""
         reps = self.reps
         squares, casimir = (torch.from_numpy(a).to(tau.device) for a in (reps.copies * reps.dimension**2, reps.casimir))
-        return (squares * (-casimir * tau.unsqueeze(-1) / 2).exp()).sum(-1).log() - math.log(self.group.volume)
+        return (squares * (-casimir * tau.unsqueeze(-1) / 2).exp()).sum(-1).log() - self.group.log_volume
 
 
 def _readable(tau: Tensor) -> bool:

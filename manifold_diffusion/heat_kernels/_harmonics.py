@@ -14,6 +14,8 @@ from ._torus_harmonics import TorusHarmonics
 
 __all__ = ["harmonics"]
 
+_LOG_VOLUME = 400.0  # a series sums multiples of 1 / volume, which have to be in the range of a float
+
 
 @singledispatch
 def harmonics(manifold: Manifold) -> Harmonics:
@@ -23,8 +25,9 @@ def harmonics(manifold: Manifold) -> Harmonics:
         CapabilityError: where they are not written here.
     """
     raise CapabilityError(
-        f"The eigenfunctions of {manifold} are not written here. Manifolds whose eigenfunctions are: spheres, "
-        "Torus(1) to Torus(10), SO3. Use evaluator='full', or 'golden' where the manifold has it."
+        f"The eigenfunctions of {manifold} are not written here. Manifolds whose eigenfunctions are: "
+        "Sphere(1) to Sphere(284), Torus(1) to Torus(10), SO3. "
+        "Use evaluator='full', or 'golden' where the manifold has it."
     )
 
 
@@ -32,6 +35,8 @@ def harmonics(manifold: Manifold) -> Harmonics:
 def _(manifold: Sphere) -> Harmonics:
     if manifold.n == 2:
         return SphereHarmonics(manifold)
+    if manifold.log_volume < -_LOG_VOLUME:
+        return harmonics.dispatch(Manifold)(manifold)
     return ThreeSphereHarmonics() if manifold.n == 3 else HypersphereHarmonics(manifold)
 
 
@@ -42,4 +47,5 @@ def _(manifold: SO3) -> Harmonics:
 
 @harmonics.register
 def _(manifold: Torus) -> Harmonics:
-    return TorusHarmonics(manifold) if manifold.n <= 10 else harmonics.dispatch(Manifold)(manifold)
+    known = manifold.n <= 10 and abs(manifold.log_volume) <= _LOG_VOLUME
+    return TorusHarmonics(manifold) if known else harmonics.dispatch(Manifold)(manifold)

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.func import vjp
 
 from ..manifolds import Sphere
-from ._spectral import Harmonics, SeriesTail, level_tail
+from ._spectral import Harmonics, SeriesTail, level_tail, n_terms
 
 __all__ = ["HypersphereHarmonics"]
 
@@ -46,10 +46,9 @@ class HypersphereHarmonics(Harmonics):
 
     def tail(self, tau: Tensor, degree: int) -> SeriesTail:
         n = self.manifold.n
-        count = degree + 3 + math.ceil(14 / math.sqrt(float(tau.min())))
-        level = torch.arange(count, dtype=torch.float64, device=tau.device)
-        sizes = torch.tensor([_size(n, degree) for degree in range(count)], dtype=torch.float64, device=tau.device)
-        return level_tail(level <= degree, level * (level + n - 1), sizes, tau, math.exp(self.manifold.log_volume))
+        level = torch.arange(degree + 3 + n_terms(tau), dtype=torch.float64, device=tau.device)
+        sizes = (2 * level / (n - 1)).log1p() + (level + n - 1).lgamma() - math.lgamma(n - 1) - (level + 1).lgamma()
+        return level_tail(level <= degree, level * (level + n - 1), sizes, tau, self.manifold.log_volume)
 
     def moments(self, x: Tensor, weights: Tensor, degree: int) -> list[Tensor]:
         return [weights @ level for level in self._levels(x, degree)]

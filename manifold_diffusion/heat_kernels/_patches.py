@@ -14,7 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Image", "Patches", "fit", "lobatto", "resample"]
+from ._noised_value import untracked
+
+__all__ = ["Image", "Patches", "constant", "fit", "lobatto", "resample"]
+
+
+def constant(array: np.ndarray, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A plain tensor, to be kept, whatever transform of ``torch.func`` or inference mode runs at its first use."""
+    with untracked(), torch.inference_mode(False):
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device=device, dtype=dtype)
 
 
 def lobatto(degree: int) -> np.ndarray:
@@ -86,7 +94,7 @@ class Patches:
         channels, cells, columns, p, q = coefficients.shape
         self.channels, self.cells, self.columns, self.p, self.q = channels, cells, columns, p, q
         rows = coefficients.transpose(1, 2, 3, 4, 0).reshape(cells * columns, p * q * channels)
-        self.rows = torch.as_tensor(np.ascontiguousarray(rows)).to(device=device, dtype=dtype)
+        self.rows = constant(rows, dtype, device)
         self.time_start, self.time_scale = time_range[0], cells / (time_range[1] - time_range[0])
         self.radial_start, self.radial_scale = radial_range[0], columns / (radial_range[1] - radial_range[0])
 
@@ -176,7 +184,7 @@ class Image:
         fine = np.concatenate([fine, values[:, -1:, -1]], 1)
         at = np.linspace(0, 1, columns + 1)
         picture = make_interp_spline(np.linspace(0, 1, nodes), fine, k=5, axis=2)(at)
-        self.picture = torch.as_tensor(picture).to(device=device, dtype=torch.float32).contiguous().unsqueeze(0)
+        self.picture = constant(picture[None], torch.float32, device)
         self.time_scale, self.time_shift = _affine(time_range)
         self.radial_scale, self.radial_shift = _affine(radial_range)
 

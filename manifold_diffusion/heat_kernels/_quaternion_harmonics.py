@@ -27,7 +27,7 @@ from torch.nn.functional import pad
 
 from .._safe import cos_sinc
 from ..manifolds import SO3
-from ._spectral import Harmonics, SeriesTail, level_tail
+from ._spectral import Harmonics, SeriesTail, level_tail, n_terms
 
 __all__ = ["RotationHarmonics", "ThreeSphereHarmonics"]
 
@@ -64,10 +64,10 @@ class _QuaternionHarmonics(Harmonics):
         return sum((n + 1) ** 2 for n in range(self.step * degree + 1))
 
     def tail(self, tau: Tensor, degree: int) -> SeriesTail:
-        count = degree + 3 + math.ceil(14 * self.rate / self.step / math.sqrt(float(tau.min())))
+        count = degree + 3 + n_terms(tau, self.step / self.rate)
         level = torch.arange(count, dtype=torch.float64, device=tau.device)
         order = self.step * level
-        return level_tail(level <= degree, self.eigenvalues(order), (order + 1).square(), tau, self.volume)
+        return level_tail(level <= degree, self.eigenvalues(order), 2 * order.log1p(), tau, math.log(self.volume))
 
     def moments(self, x: Tensor, weights: Tensor, degree: int) -> list[Tensor]:
         w = weights.to(torch.complex128)

@@ -13,6 +13,7 @@ from torch import Tensor
 from .._errors import NumericsError
 from ._cache import cached_arrays
 from ._hyperbolic_tables import HyperbolicTables
+from ._patches import constant
 from ._spd_law import TAU_END, spd3_correction
 
 __all__ = ["RadialLaw", "radial_law"]
@@ -137,7 +138,7 @@ class _Table(RadialLaw):
                 "ends": [TAU_END, _GAP_END],
             }  # fmt: skip
             array = cached_arrays("spd-3", key, _build)["table"]
-            found = self._tables[like.device] = torch.as_tensor(array, dtype=torch.float64, device=like.device)
+            found = self._tables[like.device] = constant(array, torch.float64, like.device)
         return found
 
     def _correction(self, x: Tensor, y: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -24,11 +24,14 @@ from torch import Tensor
 from ..manifolds import Compact
 from ._noised_value import NoisedValue, assemble, from_sum, met, missing, pick, plain, untracked
 
-__all__ = ["EmpiricalSpectrum", "Harmonics", "SeriesTail", "level_tail", "tail_sums"]
+__all__ = ["EmpiricalSpectrum", "Harmonics", "SeriesTail", "level_tail", "n_terms", "tail_sums"]
 
 _UNITS = 16 * torch.finfo(torch.float64).eps
 _NUMBERS = 1 << 19
 """Numbers that are held at a time."""
+
+_TERMS = 1 << 14
+"""Levels that are summed in the bound of a rest, far more than any degree."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,14 @@ class Harmonics(ABC):
         return None if low > self.max_degree else low
 
 
+def n_terms(tau: Tensor, rate: float = 1.0) -> int:
+    r"""Terms until :math:`e^{-(\text{rate}\, l)^2 \tau / 2}` vanishes: never so many that they fill the memory.
+
+    A sum that is cut short is bounded by :func:`tail_sums` all the same, at times that no degree is enough for.
+    """
+    return math.ceil(min(14 / (rate * math.sqrt(float(tau.min()))), _TERMS))
+
+
 def tail_sums(terms: Tensor, kept: int) -> tuple[Tensor, Tensor]:
     """Sum of the first ``kept`` columns of a falling series, and a bound of the rest.
 
@@ -107,9 +118,9 @@ def tail_sums(terms: Tensor, kept: int) -> tuple[Tensor, Tensor]:
     return terms[:, :kept].sum(1), terms[:, kept:].sum(1) + beyond
 
 
-def level_tail(levels: Tensor, eigenvalues: Tensor, sizes: Tensor, tau: Tensor, volume: float) -> SeriesTail:
+def level_tail(levels: Tensor, eigenvalues: Tensor, log_sizes: Tensor, tau: Tensor, log_volume: float) -> SeriesTail:
     """Sums of a spectrum by levels, of which ``levels`` says whether they are kept; at least two are not."""
-    terms = sizes * (-eigenvalues * tau.unsqueeze(1) / 2).exp() / volume
+    terms = (log_sizes - log_volume - eigenvalues * tau.unsqueeze(1) / 2).exp()
     kept = int(levels.sum())
     (peak, value), (peak_slope, slope) = (tail_sums(a, kept) for a in (terms, terms * eigenvalues.sqrt()))
     return SeriesTail(value, slope, peak, peak_slope)

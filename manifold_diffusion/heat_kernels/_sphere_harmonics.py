@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..manifolds import Sphere
-from ._spectral import Harmonics, SeriesTail, level_tail
+from ._spectral import Harmonics, SeriesTail, level_tail, n_terms
 
 __all__ = ["SphereHarmonics"]
 
@@ -34,9 +34,9 @@ class SphereHarmonics(Harmonics):
         return (degree + 1) ** 2
 
     def tail(self, tau: Tensor, degree: int) -> SeriesTail:
-        count = degree + 3 + math.ceil(14 / math.sqrt(float(tau.min())))
-        level = torch.arange(count, dtype=torch.float64, device=tau.device)
-        return level_tail(level <= degree, level * (level + 1), 2 * level + 1, tau, 4 * math.pi)
+        level = torch.arange(degree + 3 + n_terms(tau), dtype=torch.float64, device=tau.device)
+        sizes = (2 * level).log1p()
+        return level_tail(level <= degree, level * (level + 1), sizes, tau, self.manifold.log_volume)
 
     def moments(self, x: Tensor, weights: Tensor, degree: int) -> list[Tensor]:
         waves = weights * self._powers(x, degree)

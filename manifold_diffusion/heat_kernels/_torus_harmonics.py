@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..manifolds import Torus
-from ._spectral import Harmonics, SeriesTail, tail_sums
+from ._spectral import Harmonics, SeriesTail, n_terms, tail_sums
 
 __all__ = ["TorusHarmonics"]
 
@@ -40,7 +40,7 @@ class TorusHarmonics(Harmonics):
         # A wave outside the box is outside on some axis; |w| is at most the sum of the |w_j|.
         all_, all_slope, out, out_slope, kept, kept_slope = ([] for _ in range(6))
         for unit, count in zip(self._units, self._counts(degree), strict=True):
-            more = count + 3 + math.ceil(14 / (unit * math.sqrt(float(tau.min()))))
+            more = count + 3 + n_terms(tau, unit)
             w = unit * torch.arange(more, dtype=torch.float64, device=tau.device)
             terms = torch.where(w == 0, 1.0, 2.0) * (-w.square() * tau.unsqueeze(1) / 2).exp()
             for a, sums in ((terms, (kept, out, all_)), (terms * w, (kept_slope, out_slope, all_slope))):

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import singledispatch
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar
 
 import torch
 from torch import Tensor
@@ -52,6 +52,12 @@ class HeatKernel(ABC):
     terms_per_pair: int = 1
     exact_targets: bool = True
     manifold: Any  # the class of manifold that the kernel is registered for
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        # The kernel of a manifold stays the only one in copies and pickles, which don't hold its tables.
+        if heat_kernel.holds(self):
+            return _kernel_of, (self.manifold,)
+        return super().__reduce_ex__(protocol)
 
     @abstractmethod
     def sample(self, x0: Tensor, tau: Tensor | float, generator: torch.Generator | None = None) -> Tensor:
@@ -198,6 +204,10 @@ class _HeatKernelFunction:
             kernel = self._kernels[manifold] = _build(manifold)
         return kernel
 
+    def holds(self, kernel: HeatKernel) -> bool:
+        """Whether a kernel is the one that its manifold has here."""
+        return self._kernels.get(getattr(kernel, "manifold", None)) is kernel  # pyright: ignore[reportArgumentType]
+
     def register(self, cls: type[Manifold]) -> Callable[[_Factory], _Factory]:
         """Decorator of the function (or kernel class) that takes a manifold of class ``cls`` and returns its kernel."""
 
@@ -210,3 +220,7 @@ class _HeatKernelFunction:
 
 
 heat_kernel = _HeatKernelFunction()
+
+
+def _kernel_of(manifold: Manifold) -> HeatKernel:
+    return heat_kernel(manifold)

@@ -150,7 +150,7 @@ class MatrixGroupKernel(HeatKernel):
             low, high = self._law.cross_over, 50.0
 
             def peak(t: float) -> float:
-                return float(self._law.log_peak(torch.tensor(t, dtype=torch.float64))) + math.log(self.manifold.volume)
+                return float(self._law.log_peak(torch.tensor(t, dtype=torch.float64))) + self.manifold.log_volume
 
             for _ in range(40):
                 middle = (low + high) / 2

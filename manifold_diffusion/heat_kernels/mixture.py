@@ -13,7 +13,7 @@ from ._data_points import are_weights
 from .base import brownian_time, heat_kernel
 from .pinned import sample_pinned
 
-__all__ = ["HeatKernelMixture"]
+__all__ = ["HeatKernelMixture", "draw_index"]
 
 _PAIRS = 1 << 18
 """Pairs held at a time: their temporaries stay in cache, and memory doesn't grow with the data."""
@@ -102,9 +102,13 @@ class HeatKernelMixture:
         return self.log_prob_and_score(x, tau)[1]
 
     def sample(self, n: int, tau: Tensor | float = 0.0, generator: torch.Generator | None = None) -> Tensor:
-        """``n`` independent points after the extra Brownian time ``tau`` (float or ``(n,)``)."""
+        """``n`` independent points after the extra Brownian time ``tau`` (float or ``(n,)``).
+
+        Raises:
+            ConfigError: if ``n`` or ``tau`` is negative.
+        """
         device = self.centres.device
-        index = torch.multinomial(self.weights.double(), n, replacement=True, generator=generator)
+        index = draw_index(self.weights.double(), n, generator)
         total = (self.tau[index] if len(self.tau) > 1 else self.tau) + self._extra(tau, self.centres)
         x = self._noised(self.centres[index], total.expand(n), generator)
         if self.uniform_weight > 0 and isinstance(self.manifold, Compact):
@@ -210,7 +214,7 @@ class HeatKernelMixture:
         """Running log-sum-exp over chunks of centres, and the score weighted alike."""
         w0 = self.uniform_weight
         tiny = torch.finfo(x.dtype).min
-        top = torch.full_like(x.reshape(len(x), -1)[:, 0], tiny).detach()
+        top = torch.full_like(x.flatten(1)[:, 0], tiny).detach()
         total, score = torch.zeros_like(top), torch.zeros_like(x)
         if w0 > 0 and isinstance(self.manifold, Compact):
             top, total = torch.full_like(top, math.log(w0) - self.manifold.log_volume), torch.ones_like(total)
@@ -239,3 +243,16 @@ class HeatKernelMixture:
 
     def _column(self, a: Tensor) -> Tensor:
         return a.reshape(-1, *(1,) * len(self.manifold.point_shape))
+
+
+def draw_index(weights: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
+    """``n`` independent indices with probabilities proportional to ``weights`` ``(k,)``; ``(n,)`` int64.
+
+    Raises:
+        ConfigError: if ``n`` is negative.
+    """
+    if n < 0:
+        raise ConfigError(f"A sample needs n >= 0 points; got n = {n}.")
+    if n == 0:
+        return torch.empty(0, dtype=torch.int64, device=weights.device)
+    return torch.multinomial(weights, n, replacement=True, generator=generator)

@@ -20,7 +20,11 @@ __all__ = ["ComplexProjectiveKernel"]
 @heat_kernel.register(RealProjective)
 def _real_projective_kernel(manifold: RealProjective) -> HeatKernel:
     """Two images on the sphere."""
-    return ImageKernel(manifold, heat_kernel(Sphere(manifold.n)), lambda x: torch.stack([x, -x]))
+    return ImageKernel(manifold, heat_kernel(Sphere(manifold.n)), _antipodes)
+
+
+def _antipodes(x: Tensor) -> Tensor:
+    return torch.stack([x, -x])
 
 
 @heat_kernel.register(ComplexProjective)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -323,6 +324,12 @@ class _CompactRestricted(Restricted, Compact):
     def volume(self) -> float:
         """The volume that was given, or the estimate."""
         return self.exact_volume if self.exact_volume is not None else self._share * self.ambient.volume
+
+    @property
+    def log_volume(self) -> float:
+        if self.exact_volume is not None:
+            return math.log(self.exact_volume)
+        return math.log(self._share) + self.ambient.log_volume
 
     @property
     def volume_error(self) -> float:

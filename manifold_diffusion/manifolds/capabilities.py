@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from abc import abstractmethod
 
 import torch
@@ -10,7 +11,14 @@ from torch import Tensor
 
 from .base import Manifold
 
-__all__ = ["Compact", "LieGroup", "NoncompactSymmetric", "Spectral", "WithBoundary"]
+__all__ = ["Compact", "LieGroup", "NoncompactSymmetric", "Spectral", "WithBoundary", "exp_or_inf"]
+
+_LARGEST = math.log(sys.float_info.max)
+
+
+def exp_or_inf(log_volume: float) -> float:
+    """A volume from its logarithm, infinite beyond the range of a float."""
+    return math.exp(log_volume) if log_volume <= _LARGEST else math.inf
 
 
 class Compact(Manifold):
@@ -23,7 +31,7 @@ class Compact(Manifold):
 
     @property
     def log_volume(self) -> float:
-        """Logarithm of the volume, also where a product of many volumes is beyond the range of a float."""
+        """Logarithm of the volume; to be overridden where the volume may be out of the range of a float."""
         return math.log(self.volume)
 
     @abstractmethod

@@ -11,7 +11,7 @@ from torch import Tensor
 from .._errors import ConfigError
 from . import curved
 from .base import Manifold, check_size
-from .capabilities import NoncompactSymmetric, Spectral
+from .capabilities import NoncompactSymmetric, Spectral, exp_or_inf
 from .euclidean import Euclidean
 from .hyperboloid import Hyperboloid
 from .sphere import Sphere
@@ -198,7 +198,11 @@ class _Round(ConstantCurvature, Spectral):
 
     @property
     def volume(self) -> float:
-        return self._sphere.volume / self.stretch**self.n
+        return exp_or_inf(self.log_volume)
+
+    @property
+    def log_volume(self) -> float:
+        return self._sphere.log_volume - self.n * math.log(self.stretch)
 
     def random_uniform(
         self,

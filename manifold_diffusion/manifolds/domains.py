@@ -12,7 +12,7 @@ from .._errors import ConfigError
 from .._safe import safe_norm
 from .base import check_size
 from .boundary import Domain
-from .capabilities import Compact
+from .capabilities import Compact, exp_or_inf
 from .euclidean import Euclidean
 from .sphere import Sphere
 
@@ -119,6 +119,10 @@ class Hemisphere(Domain, Compact):
     def volume(self) -> float:
         return self._sphere.volume / 2
 
+    @property
+    def log_volume(self) -> float:
+        return self._sphere.log_volume - math.log(2)
+
     def random_uniform(
         self,
         n: int,
@@ -207,6 +211,10 @@ class Box(Domain, Compact):
     @property
     def volume(self) -> float:
         return math.prod(self.sides)
+
+    @property
+    def log_volume(self) -> float:
+        return math.fsum(map(math.log, self.sides))
 
     def random_uniform(
         self,
@@ -298,7 +306,11 @@ class Ball(Domain, Compact):
 
     @property
     def volume(self) -> float:
-        return math.pi ** (self.n / 2) / math.gamma(self.n / 2 + 1) * self.radius**self.n
+        return exp_or_inf(self.log_volume)
+
+    @property
+    def log_volume(self) -> float:
+        return self.n / 2 * math.log(math.pi) - math.lgamma(self.n / 2 + 1) + self.n * math.log(self.radius)
 
     def random_uniform(
         self,

@@ -12,7 +12,7 @@ from .._safe import log_abs_det, safe_norm, solve
 from ._frames import complement, orthonormal, polar, renormalise, skew_matrix, uniform_frames
 from ._matrix import sym_arccos_over_sine, sym_cos_sinc
 from .base import check_size
-from .capabilities import Compact
+from .capabilities import Compact, exp_or_inf
 from .sphere import Sphere
 
 __all__ = ["Grassmann"]
@@ -166,9 +166,13 @@ class Grassmann(Compact):
 
     @property
     def volume(self) -> float:
+        return exp_or_inf(self.log_volume)
+
+    @property
+    def log_volume(self) -> float:
         # Vol O(n) / (Vol O(p) Vol O(n - p)), each a product of spheres; S^0 is two points.
-        log_spheres = [math.log(2.0), *[math.log(Sphere(k).volume) for k in range(1, self.n)]]
-        return math.exp(sum(log_spheres[self.n - self.p :]) - sum(log_spheres[: self.p]))
+        log_spheres = [math.log(2.0), *[Sphere(k).log_volume for k in range(1, self.n)]]
+        return sum(log_spheres[self.n - self.p :]) - sum(log_spheres[: self.p])
 
     def random_uniform(
         self,

@@ -12,7 +12,7 @@ from torch import Tensor
 from .._errors import ConfigError, ManifoldError
 from .._safe import safe_norm
 from .base import Manifold
-from .capabilities import Compact
+from .capabilities import Compact, exp_or_inf
 
 __all__ = ["Product"]
 
@@ -182,11 +182,7 @@ class _CompactProduct(Product, Compact):
 
     @property
     def volume(self) -> float:
-        return math.prod(
-            f.volume * w ** (f.dim / 2)
-            for f, w in zip(self.factors, self.weights, strict=True)
-            if isinstance(f, Compact)
-        )
+        return exp_or_inf(self.log_volume)
 
     @property
     def log_volume(self) -> float:

@@ -116,6 +116,10 @@ class RealProjective(Spectral):
     def volume(self) -> float:
         return self._sphere.volume / 2
 
+    @property
+    def log_volume(self) -> float:
+        return self._sphere.log_volume - math.log(2)
+
     def random_uniform(
         self,
         n: int,
@@ -289,7 +293,11 @@ class ComplexProjective(Spectral):
 
     @property
     def volume(self) -> float:
-        return math.pi**self.n / math.factorial(self.n)
+        return math.exp(self.log_volume)
+
+    @property
+    def log_volume(self) -> float:
+        return self.n * math.log(math.pi) - math.lgamma(self.n + 1)
 
     def random_uniform(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -140,6 +141,10 @@ class Quotient(Compact):
     @property
     def volume(self) -> float:
         return self.base.volume / self.action.order
+
+    @property
+    def log_volume(self) -> float:
+        return self.base.log_volume - math.log(self.action.order)
 
     def random_uniform(
         self,

@@ -172,6 +172,10 @@ class Simplex(WithBoundary, Compact):
     def volume(self) -> float:
         return self._sphere.volume / 2
 
+    @property
+    def log_volume(self) -> float:
+        return self._sphere.log_volume - math.log(2)
+
     def random_uniform(
         self,
         n: int,

@@ -92,7 +92,11 @@ class SO(MatrixGroup):
     @property
     def volume(self) -> float:
         r"""Product of the areas of the unit spheres :math:`S^1, \dots, S^{n-1}` (Macdonald)."""
-        return math.prod(sphere_area(k) for k in range(1, self.n))
+        return math.exp(self.log_volume)
+
+    @property
+    def log_volume(self) -> float:
+        return math.fsum(log_sphere_area(k) for k in range(1, self.n))
 
     def random_uniform(
         self,
@@ -132,6 +136,6 @@ def _exp_in_four_dimensions(x: Tensor, v: Tensor) -> Tensor:
     return matrices(polar_step(y))
 
 
-def sphere_area(k: int) -> float:
-    """Area of the unit sphere of dimension k."""
-    return 2 * math.pi ** ((k + 1) / 2) / math.gamma((k + 1) / 2)
+def log_sphere_area(k: int) -> float:
+    """Logarithm of the area of the unit sphere of dimension k."""
+    return math.log(2) + (k + 1) / 2 * math.log(math.pi) - math.lgamma((k + 1) / 2)

@@ -129,7 +129,11 @@ class Sphere(Spectral):
 
     @property
     def volume(self) -> float:
-        return math.exp(math.log(2) + (self.n + 1) / 2 * math.log(math.pi) - math.lgamma((self.n + 1) / 2))
+        return math.exp(self.log_volume)
+
+    @property
+    def log_volume(self) -> float:
+        return math.log(2) + (self.n + 1) / 2 * math.log(math.pi) - math.lgamma((self.n + 1) / 2)
 
     def random_uniform(
         self,

@@ -12,7 +12,7 @@ from .._safe import log_abs_det
 from ._frames import complement, orthonormal, renormalise, skew, uniform_frames
 from ._stiefel_log import solve
 from .base import check_size
-from .capabilities import Compact
+from .capabilities import Compact, exp_or_inf
 from .sphere import Sphere
 
 __all__ = ["Stiefel"]
@@ -182,8 +182,12 @@ class Stiefel(Compact):
 
     @property
     def volume(self) -> float:
+        return exp_or_inf(self.log_volume)
+
+    @property
+    def log_volume(self) -> float:
         # Vol SO(n) / Vol SO(n - p): a product of spheres.
-        return math.exp(sum(math.log(Sphere(k).volume) for k in range(self.n - self.p, self.n)))
+        return sum(Sphere(k).log_volume for k in range(self.n - self.p, self.n))
 
     def random_uniform(
         self,

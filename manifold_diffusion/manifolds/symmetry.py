@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import singledispatch
+from functools import partial, singledispatch
 
 from torch import Tensor
 
@@ -39,7 +39,8 @@ def geodesic_symmetry(manifold: Manifold) -> Symmetry | None:
 
     On a symmetric space the law of Brownian motion from x is invariant under :math:`s_x`: every sample comes with a
     mirror image, and the score there is the image of the score. A manifold of one's own registers with
-    ``@geodesic_symmetry.register``.
+    ``@geodesic_symmetry.register``; what it returns must be a function of a module or a ``partial`` of one, or models
+    that hold it can't be pickled.
 
     Example:
         >>> import torch
@@ -51,35 +52,45 @@ def geodesic_symmetry(manifold: Manifold) -> Symmetry | None:
     return None
 
 
+def _flat(x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    return 2 * x - y, -v
+
+
 @geodesic_symmetry.register
 def _(manifold: Euclidean) -> Symmetry:
-    return lambda x, y, v: (2 * x - y, -v)
+    return _flat
+
+
+def _on_torus(manifold: Torus, x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    return manifold.project(2 * x - y), -v
 
 
 @geodesic_symmetry.register
 def _(manifold: Torus) -> Symmetry:
-    return lambda x, y, v: (manifold.project(2 * x - y), -v)
+    return partial(_on_torus, manifold)
+
+
+def _on_sphere(x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    return 2 * (x * y).sum(-1, keepdim=True) * x - y, 2 * (x * v).sum(-1, keepdim=True) * x - v
 
 
 @geodesic_symmetry.register
 def _(manifold: Sphere) -> Symmetry:
-    def symmetry(x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        return 2 * (x * y).sum(-1, keepdim=True) * x - y, 2 * (x * v).sum(-1, keepdim=True) * x - v
-
-    return symmetry
+    return _on_sphere
 
 
 @geodesic_symmetry.register
 def _(manifold: RealProjective) -> Symmetry:
-    return geodesic_symmetry(Sphere(manifold.n))  # pyright: ignore[reportReturnType]
+    return _on_sphere
+
+
+def _on_complex_projective(x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    return times(2 * hermitian(x, y), x) - y, times(2 * hermitian(x, v), x) - v
 
 
 @geodesic_symmetry.register
 def _(manifold: ComplexProjective) -> Symmetry:
-    def symmetry(x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        return times(2 * hermitian(x, y), x) - y, times(2 * hermitian(x, v), x) - v
-
-    return symmetry
+    return _on_complex_projective
 
 
 @geodesic_symmetry.register
@@ -88,45 +99,49 @@ def _(manifold: Quotient) -> Symmetry | None:
     return geodesic_symmetry(manifold.base) if isinstance(manifold.base, Torus) else None
 
 
+def _on_hyperboloid(manifold: Hyperboloid, x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def turn(a: Tensor) -> Tensor:
+        product = (x[..., 1:] * a[..., 1:]).sum(-1, keepdim=True) - x[..., :1] * a[..., :1]
+        return -2 * product * x - a
+
+    image = manifold.project(turn(y))
+    return image, manifold.to_tangent(image, turn(v))
+
+
 @geodesic_symmetry.register
 def _(manifold: Hyperboloid) -> Symmetry:
-    def symmetry(x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        def turn(a: Tensor) -> Tensor:
-            product = (x[..., 1:] * a[..., 1:]).sum(-1, keepdim=True) - x[..., :1] * a[..., :1]
-            return -2 * product * x - a
+    return partial(_on_hyperboloid, manifold)
 
-        image = manifold.project(turn(y))
-        return image, manifold.to_tangent(image, turn(v))
 
-    return symmetry
+def _on_ball(manifold: PoincareBall, x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    image = manifold.exp(x, -manifold.log(x, y))
+    return image, -manifold.transport(y, image, v)  # along the geodesic through x
 
 
 @geodesic_symmetry.register
 def _(manifold: PoincareBall) -> Symmetry:
-    def symmetry(x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        image = manifold.exp(x, -manifold.log(x, y))
-        return image, -manifold.transport(y, image, v)  # along the geodesic through x
+    return partial(_on_ball, manifold)
 
-    return symmetry
+
+def _stretched(manifold: ConstantCurvature, unit: Symmetry, x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    image, turned = unit(manifold.to_unit(x), manifold.to_unit(y), manifold.vector_to_unit(y, v))
+    point = manifold.from_unit(image)
+    return point, manifold.vector_from_unit(point, turned)
 
 
 @geodesic_symmetry.register
 def _(manifold: ConstantCurvature) -> Symmetry | None:
     unit = geodesic_symmetry(manifold.unit)
-    if unit is None:
-        return None
+    return None if unit is None else partial(_stretched, manifold, unit)
 
-    def symmetry(x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        image, turned = unit(manifold.to_unit(x), manifold.to_unit(y), manifold.vector_to_unit(y, v))
-        point = manifold.from_unit(image)
-        return point, manifold.vector_from_unit(point, turned)
 
-    return symmetry
+def _of_rotations(x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    return x @ y.mT @ x, x @ v.mT @ x
 
 
 @geodesic_symmetry.register
 def _(manifold: SO3) -> Symmetry:
-    return lambda x, y, v: (x @ y.mT @ x, x @ v.mT @ x)
+    return _of_rotations
 
 
 @geodesic_symmetry.register
@@ -134,67 +149,70 @@ def _(manifold: Power) -> Symmetry | None:
     return geodesic_symmetry(manifold.manifold)  # the copies are a batch axis
 
 
+def _pulled_back(manifold: Pullback, model: Symmetry, x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    q = wide(y)
+    z, w = model(manifold.chart(wide(x)), manifold.chart(q), manifold.pull(q, wide(v)))
+    image = manifold.point(z)
+    return image.to(y.dtype), manifold.push(image, w).to(v.dtype)
+
+
 @geodesic_symmetry.register
 def _pullback(manifold: Pullback) -> Symmetry | None:
     model = geodesic_symmetry(manifold.model)
-    if model is None:
-        return None
+    return None if model is None else partial(_pulled_back, manifold, model)
 
-    def symmetry(x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        q = wide(y)
-        z, w = model(manifold.chart(wide(x)), manifold.chart(q), manifold.pull(q, wide(v)))
-        image = manifold.point(z)
-        return image.to(y.dtype), manifold.push(image, w).to(v.dtype)
 
-    return symmetry
+def _on_spd(x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    # x y^-1 x and -x y^-1 v y^-1 x
+    _, inverse = whiten(wide(y))
+    p = wide(x) @ inverse.mT
+    return (p @ p.mT).to(y.dtype), -(p @ sym(inverse @ wide(v) @ inverse.mT) @ p.mT).to(v.dtype)
 
 
 @geodesic_symmetry.register
 def _(manifold: SPD) -> Symmetry | None:
-    if isinstance(manifold, Pullback):
-        return _pullback(manifold)
+    return _pullback(manifold) if isinstance(manifold, Pullback) else _on_spd
 
-    def symmetry(x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        # x y^-1 x and -x y^-1 v y^-1 x
-        _, inverse = whiten(wide(y))
-        p = wide(x) @ inverse.mT
-        return (p @ p.mT).to(y.dtype), -(p @ sym(inverse @ wide(v) @ inverse.mT) @ p.mT).to(v.dtype)
 
-    return symmetry
+def _on_group(manifold: MatrixGroup, x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def turn(a: Tensor) -> Tensor:
+        return manifold.compose(manifold.compose(x, manifold.inverse(a)), x)
+
+    return turn(y), turn(v)
 
 
 @geodesic_symmetry.register
 def _(manifold: MatrixGroup) -> Symmetry:
-    def turn(x: Tensor, a: Tensor) -> Tensor:
-        return manifold.compose(manifold.compose(x, manifold.inverse(a)), x)
+    return partial(_on_group, manifold)
 
-    return lambda x, y, v: (turn(x, y), turn(x, v))
+
+def _on_frames(manifold: SE3 | SE3N, x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    (r, p), (s, q), (a, u) = manifold.split(x), manifold.split(y), manifold.split(v)
+    return manifold.join(r @ s.mT @ r, 2 * p - q), manifold.join(r @ a.mT @ r, -u)
 
 
 @geodesic_symmetry.register(SE3)
 @geodesic_symmetry.register(SE3N)
 def _(manifold: SE3 | SE3N) -> Symmetry:
-    def symmetry(x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        (r, p), (s, q), (a, u) = manifold.split(x), manifold.split(y), manifold.split(v)
-        return manifold.join(r @ s.mT @ r, 2 * p - q), manifold.join(r @ a.mT @ r, -u)
+    return partial(_on_frames, manifold)
 
-    return symmetry
+
+def _on_planes(x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    return 2 * x @ (x.mT @ y) - y, 2 * x @ (x.mT @ v) - v
 
 
 @geodesic_symmetry.register
 def _(manifold: Grassmann) -> Symmetry:
-    return lambda x, y, v: (2 * x @ (x.mT @ y) - y, 2 * x @ (x.mT @ v) - v)
+    return _on_planes
+
+
+def _on_product(manifold: Product, parts: list[Symmetry], x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    arguments = zip(parts, manifold.split(x), manifold.split(y), manifold.split(v), strict=True)
+    images = [s(*a) for s, *a in arguments]
+    return manifold.join(*[y for y, _ in images]), manifold.join(*[v for _, v in images])
 
 
 @geodesic_symmetry.register
 def _(manifold: Product) -> Symmetry | None:
-    parts = [geodesic_symmetry(f) for f in manifold.factors]
-    if any(s is None for s in parts):
-        return None
-
-    def symmetry(x: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        arguments = zip(parts, manifold.split(x), manifold.split(y), manifold.split(v), strict=True)
-        images = [s(*a) for s, *a in arguments if s is not None]
-        return manifold.join(*[y for y, _ in images]), manifold.join(*[v for _, v in images])
-
-    return symmetry
+    parts = [s for f in manifold.factors if (s := geodesic_symmetry(f)) is not None]
+    return partial(_on_product, manifold, parts) if len(parts) == len(manifold.factors) else None

@@ -159,6 +159,10 @@ class Torus(Spectral, LieGroup):
     def volume(self) -> float:
         return math.prod(self.lengths)
 
+    @property
+    def log_volume(self) -> float:
+        return math.fsum(map(math.log, self.lengths))
+
     def random_uniform(
         self,
         n: int,

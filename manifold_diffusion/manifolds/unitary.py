@@ -10,7 +10,7 @@ from torch import Tensor
 from ._unitary import SpectralLog, branch_of_trace_zero, elementary, principal_branch, unitary_log
 from .base import check_size
 from .matrix_group import MatrixGroup, adjoint, haar, polar
-from .special_orthogonal import sphere_area
+from .special_orthogonal import log_sphere_area
 
 __all__ = ["SU", "U"]
 
@@ -96,7 +96,11 @@ class U(MatrixGroup):
     @property
     def volume(self) -> float:
         r"""Product of :math:`|S^{2k-1}|/\sqrt2` for k = 1, ..., n (Macdonald)."""
-        return math.prod(sphere_area(2 * k - 1) / math.sqrt(2) for k in range(1, self.n + 1))
+        return math.exp(self.log_volume)
+
+    @property
+    def log_volume(self) -> float:
+        return math.fsum(log_sphere_area(2 * k - 1) - math.log(2) / 2 for k in range(1, self.n + 1))
 
     def random_uniform(
         self,
@@ -188,7 +192,11 @@ class SU(MatrixGroup):
     @property
     def volume(self) -> float:
         r"""That of U(n) times :math:`\sqrt{2 n}/(2\pi)`: the circle of scalars meets SU(n) in n points."""
-        return U(self.n).volume * math.sqrt(2 * self.n) / (2 * math.pi)
+        return math.exp(self.log_volume)
+
+    @property
+    def log_volume(self) -> float:
+        return U(self.n).log_volume + math.log(2 * self.n) / 2 - math.log(2 * math.pi)
 
     def random_uniform(
         self,

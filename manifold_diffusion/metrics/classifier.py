@@ -58,10 +58,13 @@ def c2st(
     Raises:
         ConfigError: an unknown classifier, or scikit-learn is missing (``pip install 'manifold-diffusion[metrics]'``).
         DataError: fewer than 20 points in a sample.
+        ManifoldError: a point that is not on the manifold.
 
     References:
         Lopez-Paz, Oquab, *Revisiting classifier two-sample tests*, 2017, arXiv:1610.06545.
     """
+    for name, points in (("x", x), ("y", y)):
+        manifold.check_point(points, name)
     size = min(len(x), len(y))
     if size < 20:
         raise DataError(f"c2st needs at least 20 points in each sample; got {len(x)} and {len(y)}.")

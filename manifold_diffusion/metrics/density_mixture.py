@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._errors import ConfigError, DataError
+from ..heat_kernels.mixture import draw_index
 from .estimate import Estimate, nll
 from .kernel_density import em_weights
 
@@ -21,7 +22,7 @@ class Density(Protocol):
     """What has a normalised log density and can be sampled: a trained model, a kernel density."""
 
     def log_prob(self, x: Tensor, /) -> Tensor:
-        """Log density in nats with respect to the Riemannian volume, ``(n,)``."""
+        """Log density in nats with respect to the Riemannian volume, ``(*batch,)``."""
         ...
 
     def sample(self, n: int, /, *, generator: torch.Generator | None = None) -> Tensor:
@@ -85,22 +86,22 @@ class DensityMixture:
         return cls(tuple(members), weights, value)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log density in nats with respect to the Riemannian volume, ``(n,)``."""
+        """Log density in nats with respect to the Riemannian volume, ``(*batch,)``."""
         used = [(member, w) for member, w in zip(self.members, self.weights, strict=True) if w > 0]
-        parts = torch.stack([member.log_prob(x).double() + math.log(w) for member, w in used], 1)
-        return torch.logsumexp(parts, 1).to(x.dtype)
+        parts = torch.stack([member.log_prob(x).double() + math.log(w) for member, w in used], -1)
+        return torch.logsumexp(parts, -1).to(x.dtype)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """``n`` independent points, ``(n, *point_shape)``, in random order."""
         weights = torch.tensor(self.weights, dtype=torch.float64)
         device = "cpu" if generator is None else generator.device
-        member = torch.multinomial(weights.to(device), n, replacement=True, generator=generator)
+        member = draw_index(weights.to(device), n, generator)
         parts = [
             density.sample(int(count), generator=generator)
             for density, count in zip(self.members, member.bincount(minlength=len(self.members)), strict=True)
             if count > 0
         ]
-        x = torch.cat(parts)
+        x = torch.cat(parts) if parts else self.members[0].sample(0, generator=generator)
         return x[torch.randperm(n, generator=generator, device=device).to(x.device)]
 
 

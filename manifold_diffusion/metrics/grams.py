@@ -86,6 +86,7 @@ class HeatGram:
 
 
 def _median_distance(manifold: Manifold, x: Tensor) -> float:
+    manifold.check_point(x)
     some = x[:: max(1, -(-len(x) // 1000))]
     i, j = torch.triu_indices(len(some), len(some), 1)
     if len(i) == 0:

@@ -19,7 +19,7 @@ from .._errors import ConfigError, DataError
 from ..heat_kernels import HeatKernelMixture
 from ..manifolds import Compact, Manifold
 from .estimate import Estimate, nll
-from .pairwise import log_density, log_density_grid
+from .pairwise import log_density, log_density_grid, over_batch
 
 __all__ = ["BANDWIDTHS", "AdaptiveKernelDensity", "KernelDensity", "KernelMixture", "em_weights"]
 
@@ -44,22 +44,26 @@ class HeatKernelDensity(ABC):
 
     @abstractmethod
     def _log_prob(self, x: Tensor, tau: float) -> Tensor:
-        """Log density at checked points after the additional Brownian time ``tau``, float64."""
+        """Log density at checked points ``(n, *point_shape)`` after the additional Brownian time ``tau``, float64."""
 
     def log_prob(self, x: Tensor, tau: float = 0.0) -> Tensor:
-        """Log density in nats with respect to the Riemannian volume, ``(n,)``.
+        """Log density in nats with respect to the Riemannian volume, ``(*batch,)``.
 
         Args:
-            x: points, ``(n, *point_shape)``.
+            x: points, ``(*batch, *point_shape)``.
             tau: additional Brownian time: the density of data that has been noised for so long.
+
+        Raises:
+            ManifoldError: if a point is not on the manifold.
+            ConfigError: if ``tau`` is negative or not finite.
         """
         self.manifold.check_point(x)
         if not 0 <= tau < math.inf:
             raise ConfigError(f"tau must be a finite Brownian time >= 0; got {tau}.")
-        return self._log_prob(x.detach(), tau).to(x.dtype)
+        return over_batch(self.manifold, lambda rows: self._log_prob(rows, tau), x.detach()).to(x.dtype)
 
     def score(self, x: Tensor, tau: float = 0.0) -> Tensor:
-        """Riemannian gradient of :meth:`log_prob`, ``(n, *point_shape)``; from all components, exactly."""
+        """Riemannian gradient of :meth:`log_prob`, ``(*batch, *point_shape)``; from all components, exactly."""
         return self.mixture.score(x, tau)
 
     def sample(self, n: int, tau: float = 0.0, *, generator: torch.Generator | None = None) -> Tensor:

@@ -39,7 +39,12 @@ def _diagonal(x: Tensor, gram: Gram) -> float:
     return sum(float(gram(x[rows], x[rows]).diagonal().sum(dtype=torch.float64)) for rows in blocks(len(x), 1024))
 
 
-def _at_least_two(x: Tensor, y: Tensor) -> None:
+def _check_samples(x: Tensor, y: Tensor, gram: Gram) -> None:
+    """Refuse samples of fewer than two points, or off the manifold of the kernel, if it has one."""
+    manifold = getattr(gram, "manifold", None)
+    if isinstance(manifold, Manifold):
+        for name, points in (("x", x), ("y", y)):
+            manifold.check_point(points, name)
     if len(x) < 2 or len(y) < 2:
         raise DataError(f"A two-sample statistic needs at least two points in each sample; got {len(x)} and {len(y)}.")
 
@@ -59,6 +64,10 @@ def mmd2_unbiased(x: Tensor, y: Tensor, gram: Gram) -> float:
         y: ``(m, *point_shape)``.
         gram: the kernel, such as ``HeatGram(manifold)``.
 
+    Raises:
+        ManifoldError: a point that is not on the manifold of the kernel.
+        DataError: fewer than two points in a sample.
+
     References:
         Gretton, Borgwardt, Rasch, Schoelkopf, Smola, *A kernel two-sample test*, JMLR 2012.
 
@@ -71,7 +80,7 @@ def mmd2_unbiased(x: Tensor, y: Tensor, gram: Gram) -> float:
         >>> abs(mmd2_unbiased(x, y, Energy(M))) < 0.01
         True
     """
-    _at_least_two(x, y)
+    _check_samples(x, y, gram)
     n, m = len(x), len(y)
     xx = (_sum(x, x, gram) - _diagonal(x, gram)) / (n * (n - 1))
     yy = (_sum(y, y, gram) - _diagonal(y, gram)) / (m * (m - 1))
@@ -79,8 +88,13 @@ def mmd2_unbiased(x: Tensor, y: Tensor, gram: Gram) -> float:
 
 
 def mmd2_biased(x: Tensor, y: Tensor, gram: Gram) -> float:
-    """Biased estimate of MMD^2 (a V-statistic): with the diagonals, so that it is above 0 for equal distributions."""
-    _at_least_two(x, y)
+    """Biased estimate of MMD^2 (a V-statistic): with the diagonals, so that it is above 0 for equal distributions.
+
+    Raises:
+        ManifoldError: a point that is not on the manifold of the kernel.
+        DataError: fewer than two points in a sample.
+    """
+    _check_samples(x, y, gram)
     n, m = len(x), len(y)
     return _sum(x, x, gram) / n**2 + _sum(y, y, gram) / m**2 - 2 * _sum(x, y, gram) / (n * m)
 
@@ -136,12 +150,13 @@ def mmd_permutation_test(
         generator: of the permutations, on the CPU.
 
     Raises:
+        ManifoldError: a point that is not on the manifold of the kernel.
         DataError: fewer than two points in a sample, or more than 30,000 in both together.
 
     References:
         Gretton, Borgwardt, Rasch, Schoelkopf, Smola, *A kernel two-sample test*, JMLR 2012.
     """
-    _at_least_two(x, y)
+    _check_samples(x, y, gram)
     n, m = len(x), len(y)
     if n + m > _MAX_POOLED:
         raise DataError(

@@ -94,9 +94,7 @@ class NGramModel:
         return Estimate(value, value * mean.standard_error)
 
     def _check(self, tokens: Tensor) -> Tensor:
-        _check_integers(tokens)
-        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.n_tokens:
-            raise DataError(f"tokens must lie in [0, {self.n_tokens}), got {int(tokens.min())} to {int(tokens.max())}.")
+        _check_integers(tokens, self.n_tokens)
         return tokens.detach().cpu().long()
 
     def _codes(self, tokens: Tensor, k: int) -> Tensor:
@@ -117,12 +115,15 @@ def unigram_entropy(tokens: Tensor, n_tokens: int) -> Estimate:
         tokens: integers ``(n, L)``.
         n_tokens: size of the vocabulary.
 
+    Raises:
+        DataError: tokens that are not integers of shape ``(n, L)`` in ``[0, n_tokens)``.
+
     Example:
         >>> import torch
         >>> print(unigram_entropy(torch.tensor([[0, 1], [2, 2]]), 3))
         0.347 ± 0.347
     """
-    _check_integers(tokens)
+    _check_integers(tokens, n_tokens)
     frequency = torch.nn.functional.one_hot(tokens.long(), n_tokens).double().mean(1)
     return Estimate.mean(-torch.special.xlogy(frequency, frequency).sum(-1))
 
@@ -144,12 +145,21 @@ def distinct(tokens: Tensor, n: int) -> float:
     return len(torch.unique(grams, dim=0)) / len(grams)
 
 
-def _check_integers(tokens: Tensor) -> None:
+def _check_integers(tokens: Tensor, n_tokens: int | None = None) -> None:
     if tokens.dim() != 2 or tokens.is_floating_point() or len(tokens) == 0:
         raise DataError(f"tokens must be integers of shape (n, L), n >= 1; got {tuple(tokens.shape)} {tokens.dtype}.")
+    if n_tokens is None or tokens.numel() == 0:
+        return
+    least, most = int(tokens.min()), int(tokens.max())
+    if least < 0 or most >= n_tokens:
+        raise DataError(
+            f"tokens must lie in [0, {n_tokens}), got {least} to {most}. Check the tokenizer, or raise n_tokens."
+        )
 
 
 def _look_up(codes: Tensor, known: Tensor, values: Tensor) -> Tensor:
     """Values at the codes, zero for unknown ones."""
+    if len(known) == 0:
+        return torch.zeros(codes.shape, dtype=torch.float64)
     at = torch.searchsorted(known, codes.contiguous()).clamp(max=len(known) - 1)
     return torch.where(known[at] == codes, values[at], 0).double()

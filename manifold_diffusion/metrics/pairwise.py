@@ -9,7 +9,7 @@ centres drop the pairs that can't contribute, by a bound from the chord.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, singledispatch
 
 import torch
@@ -19,7 +19,7 @@ from .._errors import DataError, NumericsError
 from ..heat_kernels import heat_kernel
 from ..manifolds import SO3, Manifold, Sphere
 
-__all__ = ["blocks", "heat_density", "log_density", "log_density_grid", "on_manifold", "squared_chord"]
+__all__ = ["blocks", "heat_density", "log_density", "log_density_grid", "on_manifold", "over_batch", "squared_chord"]
 
 _BLOCK = 1 << 18
 """Pairs that are in memory at a time."""
@@ -47,6 +47,11 @@ def squared_chord(e: Tensor, f: Tensor) -> Tensor:
 def on_manifold(manifold: Manifold, x: Tensor) -> Tensor:
     """float64, and on the manifold to that precision."""
     return x if x.dtype == torch.float64 else manifold.project(x.double())
+
+
+def over_batch(manifold: Manifold, log_prob: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A log density of rows, ``(n, *point_shape) -> (n,)``, at points of any batch shape: ``(*batch,)``."""
+    return log_prob(x.reshape(-1, *manifold.point_shape)).reshape(manifold.batch_shape(x))
 
 
 # ---------------------------------------------------------------------- tables in the chord

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from .._errors import ConfigError, DataError
+from ..heat_kernels.mixture import draw_index
 from ..manifolds import Manifold, tangent_coordinates
 from .estimate import Estimate
 from .kernel_density import FLOOR, _check_bandwidths, _check_data, fit_mixture, log_mixture, nearest_others
 from .normal_kernels import coefficients, log_sums, normal_reach, sample_normal
-from .pairwise import on_manifold
+from .pairwise import on_manifold, over_batch
 
 __all__ = ["TangentKernelMixture", "TangentShape"]
 
@@ -118,16 +119,19 @@ class TangentKernelMixture:
         return cls(manifold, train, *fit_mixture(manifold, shapes, density._components(val)))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log density in nats with respect to the Riemannian volume, ``(n,)``."""
+        """Log density in nats with respect to the Riemannian volume, ``(*batch,)``.
+
+        Raises:
+            ManifoldError: if a point is not on the manifold.
+        """
         self.manifold.check_point(x)
-        matrix = self._components(x.detach())
-        return log_mixture(self.manifold, matrix, self.weights, self.uniform_weight).to(x)
+        return over_batch(self.manifold, self._log_prob, x.detach()).to(x)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """``n`` independent points, ``(n, *point_shape)``."""
         device = self.centres.device
         weights = torch.tensor([*self.weights, self.uniform_weight], dtype=torch.float64, device=device)
-        shape = torch.multinomial(weights, n, replacement=True, generator=generator)
+        shape = draw_index(weights, n, generator)
         centre = torch.randint(len(self.centres), (n,), generator=generator, device=device)
         factors = self._factors[centre, shape.clamp(max=len(self.shapes) - 1)]
         uniform = shape == len(self.shapes) if self.uniform_weight > 0 else None
@@ -156,6 +160,10 @@ class TangentKernelMixture:
             values = values.clamp(min=s.floor**2, max=max(widest, s.floor**2))
             factors.append(torch.linalg.cholesky((vectors * values.unsqueeze(-2)) @ vectors.mT))
         return torch.stack(factors, 1)
+
+    def _log_prob(self, x: Tensor) -> Tensor:
+        """Log density at checked points ``(n, *point_shape)``, float64."""
+        return log_mixture(self.manifold, self._components(x), self.weights, self.uniform_weight)
 
     def _components(self, x: Tensor) -> Tensor:
         """Log densities of the shapes at ``x``, ``(n, n_shapes)``, float64."""

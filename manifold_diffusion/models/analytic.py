@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from ..objectives import DenoisingScoreMatching
 from ..processes import BrownianMotion, NoiseProcess, ProductProcess, default_process, default_schedule
 from ..solvers import LearnedMultistep, Solver, StepController
 from .base import GenerativeModel
+from .inputs import times_at
 from .noise_time import heat_time
 
 __all__ = ["AnalyticDiffusion", "AnalyticScore"]
@@ -82,6 +84,13 @@ class AnalyticScore(nn.Module):
         self._law: tuple[Any, NoisedData] | None = None
         if not isinstance(data, int):
             _ = self.law  # refuses bad arguments now
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        dtype = self.points.dtype
+        super()._apply(fn, recurse)
+        if self.points.dtype != dtype:
+            self.points = self.process.manifold.project(self.points)
+        return self
 
     @property
     def data(self) -> int:
@@ -314,7 +323,7 @@ class AnalyticDiffusion(GenerativeModel):
         if n < 0:
             raise ConfigError(f"sample needs n >= 0; got {n}.")
         start = self.network.law.choose(n, generator)
-        return self.process.sample(start, self._times(start, 0.0), generator).x_t
+        return self.process.sample(start, times_at(self, start, 0.0), generator).x_t
 
     def log_prob(self, x: Tensor, cond: Tensor | None = None, **options: Any) -> Tensor:
         """Log density at t = 0 in nats, in closed form, ``(n,)``; :meth:`likelihood` goes through the flow.
@@ -330,4 +339,4 @@ class AnalyticDiffusion(GenerativeModel):
         if cond is not None:
             raise ConfigError("AnalyticDiffusion has no condition. Make one from the points of each condition.")
         self.manifold.check_point(x, "x")
-        return self.network.log_prob(x, self._times(x, 0.0), **options)
+        return self.network.log_prob(x, times_at(self, x, 0.0), **options)

@@ -32,6 +32,7 @@ from ..solvers import (
     sample_with_log_prob,
 )
 from .card import model_card
+from .inputs import check_network, check_points, in_own_dtype, one_per_point, same_process, times_at
 from .pretrained import PretrainedModel
 from .string import evolve_string
 
@@ -82,6 +83,12 @@ class GenerativeModel(PretrainedModel):
                 raise ConfigError(
                     f"The {name} belongs to {other}, the model to {manifold}. Build both on one manifold."
                 )
+        trained = getattr(objective, "process", process)
+        if not same_process(trained, process):
+            raise ConfigError(
+                f"The objective's process, {type(trained).__name__}, is not the model's, {type(process).__name__}, or "
+                "has other settings: what the network learns would be read as something else. Build it on the model's."
+            )
 
     # ------------------------------------------------------------------ training
 
@@ -122,10 +129,13 @@ class GenerativeModel(PretrainedModel):
         """
         from ..training import as_data_module, fit
 
+        if options.get("precision") != "64-true":
+            points, val = in_own_dtype(self, points, "points"), in_own_dtype(self, val, "val")
         own = {"val": val, "cond": cond, "val_cond": val_cond, "fractions": fractions}
         batch_size = options.pop("batch_size", None)
         data = as_data_module(points, self.manifold, seed=seed, batch_size=batch_size, **own)
         train = data.points("train").to(self.like)
+        check_network(self, train[:2], data.conditions("train"))
         generator = torch.Generator(device=train.device).manual_seed(seed)
         self.process.fit_prior(train, generator)
         self.metadata["prior mismatch"] = str(self.process.report_mismatch(train, generator))
@@ -140,12 +150,12 @@ class GenerativeModel(PretrainedModel):
 
     def score(self, x: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Tensor:
         r"""Learned score, the Riemannian gradient of :math:`\log p_t`, at ``x`` and ``t`` (scalar or ``(*batch,)``)."""
-        times = self._times(x, t)
+        times, cond = times_at(self, x, t), one_per_point(self, x, cond)
         return self.process.score(self.network(times, x, cond), x, times)
 
     def velocity(self, x: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Tensor:
         """dx/dt of the probability flow, along increasing t: from data to noise."""
-        times = self._times(x, t)
+        times, cond = times_at(self, x, t), one_per_point(self, x, cond)
         return self.process.velocity(self.network(times, x, cond), x, times)
 
     @torch.no_grad()
@@ -190,6 +200,11 @@ class GenerativeModel(PretrainedModel):
         if steps is None:
             steps = 25 if method == "ode" else 250
         controller = steps if isinstance(steps, StepController) else ConstantSteps(steps)
+        if return_trajectory and n > batch_size and not isinstance(controller, PlannedSteps):
+            raise ConfigError(
+                f"The steps of {type(controller).__name__} differ from batch to batch, and so do the trajectories. "
+                f"Take batch_size >= {n}, or a number of steps."
+            )
         chunks = []
         for size, part in self._chunks(n, cond, batch_size):
             terms = self.process.terms(self.network, part)
@@ -284,12 +299,7 @@ class GenerativeModel(PretrainedModel):
         Raises:
             ManifoldError: if a point is not on the manifold.
         """
-        self.manifold.check_point(x, "x")
-        like = self.like
-        if x.dtype != like.dtype:
-            raise ConfigError(
-                f"x is {x.dtype}, the network {like.dtype}. Convert one: x.to({like.dtype}), or model.to({x.dtype})."
-            )
+        check_points(self, x, flat=True)
         results, start = [], 0
         for size, part in self._chunks(len(x), cond, batch_size):
             terms = self.process.terms(self.network, part)
@@ -401,9 +411,6 @@ class GenerativeModel(PretrainedModel):
             parts = (self.process, self.network, self.objective)
             return [repr(self.manifold), *[type(part).__name__ for part in parts]]
 
-    def _times(self, x: Tensor, t: Tensor | float) -> Tensor:
-        return torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(self.manifold.batch_shape(x))
-
     def _prior_sample(self, n: int, generator: torch.Generator | None) -> Tensor:
         like = self.like
         return self.process.prior.sample(n, generator=generator, dtype=like.dtype, device=like.device)
@@ -413,7 +420,10 @@ class GenerativeModel(PretrainedModel):
         if n < 0 or batch_size < 1:
             raise ConfigError(f"A batch needs n >= 0 and batch_size >= 1; got n={n}, batch_size={batch_size}.")
         if cond is not None:
-            cond = cond.expand(n, -1) if cond.dim() == 1 else cond
+            if not isinstance(cond, Tensor) or cond.dim() not in (1, 2):
+                got = f"a tensor of shape {tuple(cond.shape)}" if isinstance(cond, Tensor) else repr(cond)
+                raise ConfigError(f"cond must be a tensor (cond_dim,) or (n, cond_dim); got {got}.")
+            cond = (cond.expand(n, -1) if cond.dim() == 1 else cond).to(self.like)
             if len(cond) != n:
                 raise ConfigError(f"cond has {len(cond)} rows for {n} points; give one row per point, or one for all.")
         for start in range(0, max(n, 1), batch_size):

@@ -18,6 +18,7 @@ from ..processes import BridgeMixture, EmpiricalPrior
 from ..processes.bridges import Direction
 from ..solvers import ConstantSteps, GeodesicEulerMaruyama, GeodesicRK4, integrate
 from .card import model_card
+from .inputs import times_at
 from .pretrained import PretrainedModel
 
 if TYPE_CHECKING:
@@ -219,7 +220,12 @@ class SchrodingerBridge(PretrainedModel):
                 "A number of points asks for data to start from, and this model keeps none (they are not saved with "
                 "it). Pass the points themselves: model.sample(x1)."
             )
-        points = self._data[direction].points
+        if n < 0:
+            raise ConfigError(f"sample needs n >= 0 points; got {n}.")
+        known = self._data[direction].points
+        points = known.to(self.like)
+        if points.dtype != known.dtype:
+            points = self.manifold.project(points)
         order = [torch.randperm(len(points), generator=generator, device=points.device)] if n else []
         while sum(map(len, order)) < n:
             order.append(torch.randperm(len(points), generator=generator, device=points.device))
@@ -315,5 +321,5 @@ class SchrodingerBridge(PretrainedModel):
 
     def _drift(self, x: Tensor, t: Tensor | float, direction: Direction) -> Tensor:
         process, network = self._parts(direction)
-        times = torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(self.manifold.batch_shape(x))
+        times = times_at(self, x, t)
         return process.drift(network(times, x), times)

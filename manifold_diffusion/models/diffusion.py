@@ -15,6 +15,7 @@ from ..objectives import DenoisingScoreMatching, ImplicitScoreMatching, Objectiv
 from ..processes import NoiseProcess, default_process
 from ..solvers import LearnedMultistep, inpaint, sample_twisted
 from .base import GenerativeModel
+from .inputs import in_own_dtype
 
 __all__ = ["RiemannianDiffusion"]
 
@@ -120,4 +121,8 @@ class RiemannianDiffusion(GenerativeModel):
             options: ``steps``, ``cond``, ``ess_threshold``.
         """
         options = {"generator": generator, **options}
+        factors = getattr(self.manifold, "factors", [])
+        if len(factors) == len(known):
+            pairs = enumerate(zip(known, factors, strict=True))
+            known = [None if a is None else in_own_dtype(self, a, f"known value {i}", m) for i, (a, m) in pairs]
         return inpaint(self.process, self.network, known, n, n_particles, **options).draw(generator)

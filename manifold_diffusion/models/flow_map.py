@@ -26,6 +26,7 @@ from ..solvers import (
     integrate,
 )
 from .base import GenerativeModel
+from .inputs import check_points, one_per_point, times_at
 
 __all__ = ["FlowMap"]
 
@@ -115,8 +116,12 @@ class FlowMap(GenerativeModel):
 
     def jump(self, x: Tensor, start: Tensor | float, end: Tensor | float, cond: Tensor | None = None) -> Tensor:
         """Points that the map carries from time ``start`` to time ``end``."""
-        times = self._times(x, start), self._times(x, end)
-        return flow_map(self.process, self.network, *times, x, cond)
+        times = times_at(self, x, start), times_at(self, x, end)
+        return flow_map(self.process, self.network, *times, x, one_per_point(self, x, cond))
+
+    def _jump(self, x: Tensor, start: float, end: float, cond: Tensor | None) -> Tensor:
+        shape = self.manifold.batch_shape(x)
+        return flow_map(self.process, self.network, x.new_full(shape, start), x.new_full(shape, end), x, cond)
 
     @torch.no_grad()
     def sample(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -162,7 +167,7 @@ class FlowMap(GenerativeModel):
         for size, part in self._chunks(n, cond, batch_size):
             states = [self._prior_sample(size, generator)]
             for start, end in itertools.pairwise(grid):
-                states.append(self.jump(states[-1], start, end, part))
+                states.append(self._jump(states[-1], start, end, part))
             if not bool(torch.isfinite(states[-1]).all()):
                 raise NumericsError("The flow map gave points that are not finite: train it longer, or in float64.")
             chunks.append(torch.stack(states) if return_trajectory else states[-1])
@@ -226,8 +231,10 @@ class FlowMap(GenerativeModel):
         Raises:
             NumericsError: if the determinant changes sign, or a point has no preimage that Newton's method finds.
         """
-        self.manifold.check_point(x, "x")
+        check_points(self, x, flat=True)
         grid = self._grid(steps, None)
+        if len(x) == 0:
+            return LikelihoodResult(x.new_zeros(0), None, x, 0)
         (part,) = (c for _, c in self._chunks(len(x), cond, max(len(x), 1)))
         tolerance = float(torch.finfo(x.dtype).eps ** 0.5) if tolerance is None else tolerance
         if n_checks:
@@ -265,7 +272,7 @@ class FlowMap(GenerativeModel):
             scale = torch.ones_like(gap)
             for _ in range(8):
                 trial = manifold.exp(z, manifold.per_point(scale) * direction)
-                closer = manifold.dist(self.jump(trial, start, end, cond).detach(), y) < gap
+                closer = manifold.dist(self._jump(trial, start, end, cond).detach(), y) < gap
                 used += 1
                 if bool((closer | (gap <= tolerance)).all()):
                     break
@@ -304,7 +311,9 @@ class FlowMap(GenerativeModel):
         columns = []
         with torch.no_grad():
             for direction in manifold.tangent_basis(x).unbind(1):
-                y, image = torch.func.jvp(lambda z: self.jump(z, start, end, cond), (x,), (direction.contiguous(),))[:2]
+                y, image = torch.func.jvp(lambda z: self._jump(z, start, end, cond), (x,), (direction.contiguous(),))[
+                    :2
+                ]
                 columns.append(image)
             basis = self._carried_basis(x, y)
             rows = [

@@ -120,7 +120,7 @@ class LearnedKernelDensity(PretrainedModel):
 
     @torch.no_grad()
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log density in nats with respect to the Riemannian volume, ``(n,)``.
+        """Log density in nats with respect to the Riemannian volume, ``(*batch,)``.
 
         Raises:
             ManifoldError: if a point is not on the manifold.
@@ -130,9 +130,11 @@ class LearnedKernelDensity(PretrainedModel):
 
     @torch.no_grad()
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """``n`` independent points, ``(n, *point_shape)``: no solver, no steps."""
-        if n < 0:
-            raise ConfigError(f"sample needs n >= 0; got {n}.")
+        """``n`` independent points, ``(n, *point_shape)``: no solver, no steps.
+
+        Raises:
+            ConfigError: if ``n`` is negative.
+        """
         return self.network.sample(n, generator)
 
     def add(self, points: Tensor) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .._config import from_config, to_config
 from .._errors import CheckpointError, ConfigError
 from .._version import __version__
+from ..manifolds import Manifold
 
 __all__ = ["PretrainedModel", "load_model", "save_model"]
 
@@ -140,14 +141,17 @@ def load_model(
             f"{weights_path} is truncated or altered: sha256 {digest[:12]}..., config.json says "
             f"{str(config['sha256'])[:12]}.... Get a fresh copy."
         )
-    model = from_config(
-        config["model"], trusted
-    )  # before its checksum: an unknown key or class is the more telling error
-    if _config_digest(config) != config.get("config_sha256"):
-        raise CheckpointError(
-            f"{config_path} was altered: its model does not have the checksum config_sha256. Get a fresh copy; to "
-            "change a model, change it in Python and save it."
-        )
+    altered = (
+        f"{config_path} was altered: its model does not have the checksum config_sha256. Get a fresh copy; to change a "
+        "model, change it in Python and save it."
+    )
+    fresh = _config_digest(config) == config.get("config_sha256")
+    try:
+        model = from_config(config["model"], trusted)
+    except ConfigError as error:  # an unknown key or class tells more than a checksum
+        raise error if fresh else CheckpointError(f"{altered} It can't be built: {error}") from error
+    if not fresh:
+        raise CheckpointError(altered)
     if not isinstance(model, nn.Module):
         raise ConfigError(f"The configuration of {folder} describes a {type(model).__name__}, not a model.")
     try:
@@ -180,15 +184,18 @@ class PretrainedModel(nn.Module):
     """A model that is saved to a folder that can be shared, and read back; the concrete models say what is in its card.
 
     Attributes:
+        manifold: where points live.
         metadata: what the model card says of data and metrics; saved with the model.
     """
 
+    manifold: Manifold
     metadata: dict[str, Any]
 
     @property
     def like(self) -> Tensor:
-        """A tensor with the dtype and device of the model: its first floating-point parameter, or buffer."""
-        tensors = (tensor for part in (self.parameters(), self.buffers()) for tensor in part)
+        """A tensor with the dtype and device of the network: its first floating-point parameter, or buffer."""
+        network = getattr(self, "network", self)
+        tensors = (tensor for part in (network.parameters(), network.buffers()) for tensor in part)
         return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(()))
 
     def _card(self) -> str:
@@ -206,8 +213,12 @@ class PretrainedModel(nn.Module):
             CheckpointError: if the folder can't be written; what was in it stays.
             ConfigError: if a part can't be described by its constructor's arguments.
         """
-        self.metadata.update(metadata or {})
-        save_model(self, folder, self._card(), self.metadata)
+        known, self.metadata = self.metadata, {**self.metadata, **(metadata or {})}
+        try:
+            save_model(self, folder, self._card(), self.metadata)
+        except BaseException:
+            self.metadata = known
+            raise
 
     @classmethod
     def from_pretrained(
@@ -229,5 +240,8 @@ class PretrainedModel(nn.Module):
         model, config = load_model(folder, trusted, device)
         if not isinstance(model, cls):
             raise CheckpointError(f"{folder} holds a {type(model).__name__}, not a {cls.__name__}.")
-        model.metadata = dict(config.get("metadata", {}))
+        metadata = config.get("metadata", {})
+        if not isinstance(metadata, Mapping):
+            raise CheckpointError(f"metadata in config.json of {folder} must be an object; got {metadata!r}.")
+        model.metadata = dict(metadata)
         return model

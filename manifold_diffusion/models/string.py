@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ def evolve_string(
     **options: Any,
 ) -> StringResult:
     """See :meth:`GenerativeModel.string <manifold_diffusion.models.GenerativeModel.string>`."""
-    if strength < 0 or (strength > 0 and g is not None):
+    if not 0 <= strength < math.inf or (strength > 0 and g is not None):
         raise ConfigError(f"Give strength >= 0 or g, not both; got strength={strength}, g={g}.")
     process = model.process
     if strength > 0:

@@ -115,6 +115,7 @@ class Autoguidance(nn.Module):
         self, network: nn.Module, weak: nn.Module, scale: float = 1.0, interval: Sequence[float] = (0.0, 1.0)
     ) -> None:
         super().__init__()
+        _check_together("network", network, "weak network", weak)
         self.network, self.weak = network, weak
         self.scale, self.interval = _checked_scale(scale), _checked_interval(interval)
 
@@ -176,6 +177,7 @@ class GradientGuidance(nn.Module):
         interval: Sequence[float] = (0.0, 1.0),
     ) -> None:
         super().__init__()
+        _check_together("process", process, "network", network)
         object.__setattr__(self, "process", process)  # not a submodule: its state is the model's
         self.network, self.log_likelihood = network, log_likelihood
         self.scale, self.width, self.interval = _checked_scale(scale), width, _checked_interval(interval)
@@ -214,3 +216,10 @@ def _checked_interval(interval: Sequence[float]) -> tuple[float, float]:
     if len(interval) != 2 or not 0 <= interval[0] < interval[1] <= 1:
         raise ConfigError(f"interval must be two times, 0 <= first < last <= 1; got {interval}.")
     return float(interval[0]), float(interval[1])
+
+
+def _check_together(name: str, part: object, other_name: str, other: object) -> None:
+    """Raise :class:`ConfigError` if two parts say that they belong to different manifolds."""
+    a, b = (getattr(p, "manifold", None) for p in (part, other))
+    if a is not None and b is not None and a != b:
+        raise ConfigError(f"The {name} belongs to {a}, the {other_name} to {b}. Take both on one manifold.")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import ConfigError, DataError, NumericsError
+from ..heat_kernels.mixture import draw_index
 from ..manifolds import Manifold, tangent_coordinates
 from ..metrics.kernel_density import FLOOR, log_uniform, nearest_others
 from ..metrics.normal_kernels import (
@@ -21,6 +22,7 @@ from ..metrics.normal_kernels import (
     normal_reach,
     sample_normal,
 )
+from ..metrics.pairwise import over_batch
 from .layers import linear
 
 __all__ = ["KernelField", "LocalKernels"]
@@ -202,7 +204,10 @@ class KernelField(nn.Module):
         return LocalKernels(mu, factors, log_w + nn.functional.logsigmoid(-u), nn.functional.logsigmoid(u))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Log density in nats with respect to the Riemannian volume, ``(n,)``; see above for the training mode."""
+        """Log density in nats with respect to the Riemannian volume, ``(*batch,)``.
+
+        In training mode of centres ``(n, *point_shape)`` under the others, ``(n,)``; see above.
+        """
         if not self.training:
             return self.log_prob(x)
         row, left_out = self._rows(x)
@@ -213,17 +218,20 @@ class KernelField(nn.Module):
         return self._with_uniform((log_p - around.jacobian[row].unsqueeze(-1)).flatten(1), kernels).to(x.dtype)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log density under all kernels, ``(n,)``."""
+        """Log density under all kernels, ``(*batch,)``."""
         around, kernels = self._neighbours, self.kernels()
         laws = coefficients(kernels.means, kernels.factors, kernels.log_weights)
-        log_p = log_sums(self.manifold, around.centres, around.basis, laws, x.double())
-        return self._with_uniform(log_p, kernels).to(x.dtype)
+
+        def of_rows(rows: Tensor) -> Tensor:
+            return self._with_uniform(log_sums(self.manifold, around.centres, around.basis, laws, rows), kernels)
+
+        return over_batch(self.manifold, of_rows, x.double()).to(x.dtype)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """``n`` independent points, ``(n, *point_shape)``."""
         M, kernels, around = self.manifold, self.kernels(), self._neighbours
         log_w = torch.cat([kernels.log_weights.flatten(), kernels.log_uniform.reshape(1)])
-        pick = torch.multinomial(log_w.exp(), n, replacement=True, generator=generator)
+        pick = draw_index(log_w.exp(), n, generator)
         which = pick.clamp(max=len(log_w) - 2)
         centre = which // kernels.log_weights.shape[1]
         means, factors = kernels.means.flatten(0, 1)[which], kernels.factors.flatten(0, 1)[which]

@@ -78,8 +78,8 @@ class TangentMLP(nn.Module):
         if max_frequency is None:
             least = process.noise_levels(torch.tensor([0.0, 1.0])).min().item()
             max_frequency = max(1.25 / math.sqrt(least), 1.0)
-        if max_frequency < 1:
-            raise ConfigError(f"TangentMLP needs max_frequency >= 1; got {max_frequency}.")
+        if not 1 <= max_frequency < math.inf:
+            raise ConfigError(f"TangentMLP needs a finite max_frequency >= 1; got {max_frequency}.")
         object.__setattr__(self, "process", process)  # for the configuration; not a submodule: its state is the model's
         self.manifold = process.manifold
         self.width, self.depth, self.n_frequencies, self.max_frequency = width, depth, n_frequencies, max_frequency

@@ -63,7 +63,11 @@ class DiscreteNoise(ABC):
 
     @abstractmethod
     def sample(self, x0: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Noised tokens ``(*batch, length)`` at times ``t`` ``(*batch,)`` from clean ones."""
+        """Noised tokens ``(*batch, length)`` at times ``t`` ``(*batch,)`` from clean ones.
+
+        Raises:
+            ConfigError: if a time is not from 0 to 1.
+        """
 
     @abstractmethod
     def terminal(self, like: Tensor) -> Tensor:
@@ -89,7 +93,12 @@ class DiscreteNoise(ABC):
         return law.gather(-1, x_t.unsqueeze(-1)).squeeze(-1).log().sum(-1)
 
     def transition_matrix(self, s: Tensor, t: Tensor) -> Tensor:
-        """Probabilities ``(*batch, n_states, n_states)`` of the state at t (column) given that at s <= t (row)."""
+        """Probabilities ``(*batch, n_states, n_states)`` of the state at t (column) given that at s <= t (row).
+
+        Raises:
+            ConfigError: if the times are in the wrong order or not from 0 to 1.
+        """
+        _check_order(s, t)
         stay, leave = self._between(s, t)
         states = torch.eye(self.n_states, dtype=t.dtype, device=t.device)
         return self._jump(states, stay[..., None, None], leave[..., None, None])
@@ -102,6 +111,7 @@ class DiscreteNoise(ABC):
             t: times, ``(*batch,)``.
         """
         p = self._check_probabilities(x0_probabilities)
+        _check_times(t)
         return self._jump(self._embed(p), *(_column(a.to(p)) for a in (self.signal.alpha(t), self.signal.noise(t))))
 
     def denoise(self, logits: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
@@ -112,6 +122,7 @@ class DiscreteNoise(ABC):
             x_t: noised tokens, ``(*batch, length)``.
             t: times, ``(*batch,)``.
         """
+        _check_times(t)
         return self._clean(self._check_probabilities(logits, "logits"), x_t, t.to(logits))
 
     def denoiser(self, network: Network, cond: Tensor | None = None) -> Denoiser:
@@ -131,11 +142,7 @@ class DiscreteNoise(ABC):
             ConfigError: if the times are in the wrong order, or the probabilities have the wrong shape.
         """
         p = self._check_probabilities(x0_probabilities)
-        if t.device.type == "cpu" and not bool(((s >= 0) & (s <= t) & (t > 0) & (t <= 1)).all()):
-            raise ConfigError(
-                "posterior needs 0 <= s <= t <= 1 and t > 0; got s from "
-                f"{float(s.min())} to {float(s.max())}, t from {float(t.min())} to {float(t.max())}."
-            )
+        _check_order(s, t, positive=True)
         return self._posterior(x_t, p, s.to(p), t.to(p))
 
     def sample_prior(
@@ -210,6 +217,7 @@ class UniformNoise(DiscreteNoise):
 
     def sample(self, x0: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
         self.check_tokens(x0, "x0")
+        _check_times(t)
         u = torch.rand(x0.shape, generator=generator, dtype=t.dtype, device=x0.device)
         other = torch.randint(self.n_categories, x0.shape, generator=generator, device=x0.device)
         return torch.where(u < self.signal.alpha(t).unsqueeze(-1), x0, other)
@@ -270,6 +278,7 @@ class AbsorbingNoise(DiscreteNoise):
 
     def sample(self, x0: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
         self.check_tokens(x0, "x0")
+        _check_times(t)
         u = torch.rand(x0.shape, generator=generator, dtype=t.dtype, device=x0.device)
         return x0.masked_fill(u >= self.signal.alpha(t).unsqueeze(-1), self.mask)
 
@@ -295,6 +304,25 @@ class AbsorbingNoise(DiscreteNoise):
         still = _column(self.signal.noise(s) / noise_t)
         masked = self._jump(self._embed(p), 1 - still, still)
         return torch.where((x_t == self.mask).unsqueeze(-1), masked, _one_hot(x_t, self.n_states, p))
+
+
+def _check_times(t: Tensor) -> None:
+    """Raise :class:`ConfigError` unless all times are from 0 to 1; on the CPU only."""
+    if t.device.type == "cpu" and not bool(((t >= 0) & (t <= 1)).all()):
+        raise ConfigError(
+            f"Times t must be from 0 (data) to 1 (noise); got values from {float(t.min())} to {float(t.max())}."
+        )
+
+
+def _check_order(s: Tensor, t: Tensor, positive: bool = False) -> None:
+    """Raise :class:`ConfigError` unless 0 <= s <= t <= 1, and t > 0 if asked for; on the CPU only."""
+    right = (s >= 0) & (s <= t) & (t <= 1)
+    right = right & (t > 0) if positive else right
+    if t.device.type == "cpu" and not bool(right.all()):
+        raise ConfigError(
+            f"Times must have 0 <= s <= t <= 1{' and t > 0' if positive else ''}: s is the earlier one, nearer to the "
+            f"data; got s from {float(s.min())} to {float(s.max())}, t from {float(t.min())} to {float(t.max())}."
+        )
 
 
 def _column(a: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from .._errors import ConfigError, DataError, NumericsError
 from ..data.couplings import point_weights
 from ..heat_kernels import HeatKernel, heat_kernel
+from ..heat_kernels.mixture import draw_index
 from ..manifolds import Manifold
 from .bridges import BrownianBridge, Direction
 from .terms import ODETerm, SDETerm
@@ -109,9 +110,12 @@ class SchrodingerPlan:
         return SDETerm(drift, lambda t, x: torch.tensor(self.tau**0.5, dtype=x.dtype, device=x.device))
 
     def sample_pairs(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """``n`` independent pairs of the coupling, two tensors ``(n, *point_shape)``."""
-        index = torch.multinomial(self.log_weights0.exp(), n, replacement=True, generator=generator)
-        x0 = self.x0[index]
+        """``n`` independent pairs of the coupling, two tensors ``(n, *point_shape)``.
+
+        Raises:
+            ConfigError: if ``n`` is negative.
+        """
+        x0 = self.x0[draw_index(self.log_weights0.exp(), n, generator)]
         return x0, self.carry(x0, "to_1", generator)
 
     def sample(self, n: int, t: float, generator: torch.Generator | None = None, n_steps: int | None = None) -> Tensor:

@@ -120,6 +120,11 @@ class ManifoldDataModule(LightningDataModule):
         self.setup()
         return self._parts[part][0]
 
+    def conditions(self, part: Literal["train", "val", "test"]) -> Tensor | None:
+        """Return the conditions of the points of a part, None where there are none."""
+        self.setup()
+        return self._parts[part][1]
+
     @property
     def has_validation(self) -> bool:
         """Whether there are validation points."""

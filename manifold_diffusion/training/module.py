@@ -323,9 +323,9 @@ class TrainingModule(LightningModule):
         return self._clock
 
     def _can_fuse(self, parameters: list[nn.Parameter]) -> bool | None:
-        # One kernel for the whole update: three times as fast on the CPU as a loop over the parameters. With a
-        # gradient scaler (16-mixed) Lightning can't clip gradients for it.
-        scaled = self._trainer is not None and self._trainer.precision == "16-mixed"
+        # One kernel for the whole update: three times as fast on the CPU as a loop over the parameters. In mixed
+        # precision Lightning can't clip gradients for it.
+        scaled = self._trainer is not None and "mixed" in str(self._trainer.precision)
         fits = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
         return True if fits and not scaled else None
 

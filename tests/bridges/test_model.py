@@ -200,3 +200,12 @@ def test_fit_with_a_folder_goes_on_where_it_was_stopped(tmp_path):
     shutil.rmtree(tmp_path / "1-to_0")  # stopped after the first round
     shutil.rmtree(tmp_path / "1-to_1")
     assert torch.equal(straight, trained(out_dir=tmp_path, resume=True))
+
+
+def test_a_bridge_moves_to_another_dtype_with_its_data_and_refuses_fewer_than_no_points():
+    x = Sphere(2).random_uniform(20, generator=torch.Generator().manual_seed(0))
+    model = small_bridge(Sphere(2), 0.5)
+    model.fit(x, x, iterations=1, max_steps=1, steps=2, **QUIET)
+    assert model.double().sample(3, steps=2).dtype == torch.float64
+    with pytest.raises(ConfigError, match="n >= 0"):
+        model.sample(-1, steps=2)

@@ -224,3 +224,14 @@ def test_bad_input_is_refused():
         schrodinger_plan(Sphere(2), x0, x1, 0.01, tolerance=1e-12, max_iterations=3)
     with pytest.raises(ConfigError, match="direction"):
         schrodinger_plan(Sphere(2), x0, x1, 1.0).carry(x0, "up")
+
+
+@pytest.mark.parametrize("n_steps", [None, 10])
+def test_samples_of_no_points(n_steps):
+    M = Sphere(2)
+    x0, x1, _ = two_sets(M, 10, 12)
+    plan = schrodinger_plan(M, x0, x1, 1.0)
+    assert plan.sample(0, 0.5, n_steps=n_steps).shape == (0, 3)
+    assert [x.shape for x in plan.sample_pairs(0)] == [(0, 3), (0, 3)]
+    with pytest.raises(ConfigError, match="n >= 0"):
+        plan.sample(-1, 0.5, n_steps=n_steps)

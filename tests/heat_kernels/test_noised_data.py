@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
@@ -388,3 +389,17 @@ def test_missing_evaluators_name_the_fix() -> None:
     for evaluator in ("golden", "spectral", "cells"):
         with pytest.raises(CapabilityError, match="evaluator='full'"):
             data.score(x, 0.1, evaluator=evaluator)
+
+
+@pytest.mark.parametrize("M", [Sphere(2), Sphere(3), Sphere(4), Torus(1), Torus(2), SO3()], ids=str)
+def test_short_times_take_no_memory_for_a_series_that_they_rule_out(M):
+    H, times = harmonics(M), torch.tensor([1e-30, 1e-12], dtype=F64)
+    assert H.degree_for(1e-30, 1e-3) is None and H.degree_for(1e-12, 1e-3) is None
+    tail = H.tail(times, H.max_degree)
+    assert bool((tail.value > tail.peak).all())
+    x = spread(M, 64)
+    noised = NoisedData(M, x)
+    for tau in times.tolist():
+        assert bool(noised.log_prob(x[:3], tau).isfinite().all())
+    peak = heat_kernel(M).log_prob(x[:3], x[:3], 1e-12) - math.log(64)
+    torch.testing.assert_close(noised.log_prob(x[:3], 1e-12), peak, rtol=0, atol=1e-2)

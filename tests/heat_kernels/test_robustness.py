@@ -12,7 +12,7 @@ from manifold_diffusion.heat_kernels import heat_kernel
 from manifold_diffusion.heat_kernels.torus import wrapped_log_prob, wrapped_score
 from manifold_diffusion.manifolds import SO3, Euclidean, Hyperboloid, Sphere, Torus
 
-from .points import F64, names, on_geodesic
+from .points import F64, generator, names, on_geodesic
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,16 @@ def test_vmap_and_broadcasting_agree_with_a_loop():
         torch.testing.assert_close(K.log_prob(x, x0, tau), loop)
         torch.testing.assert_close(torch.func.vmap(K.log_prob)(x, x0, tau), loop)
         assert K.score(x[:, None], x0[None], tau).shape == (3, 3, *M.point_shape)
+
+
+@pytest.mark.parametrize("M", [Sphere(2), SO3()], ids=str)
+def test_jacobians_under_vmap_keep_single_precision(M):
+    K, (x, x0) = heat_kernel(M), (M.origin(), M.origin())
+    x = torch.stack([M.exp(x, 0.5 * M.random_tangent(x, generator(seed))) for seed in range(2)])
+    for f in (lambda q: K.log_prob(q, x0, 0.3), lambda q: K.score(q, x0, 0.3)):
+        jacobian = torch.func.vmap(torch.func.jacfwd(f))(x)
+        loop = torch.stack([torch.func.jacrev(f)(q) for q in x])
+        torch.testing.assert_close(jacobian, loop, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("function", [wrapped_log_prob, wrapped_score])

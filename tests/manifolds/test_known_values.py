@@ -7,18 +7,29 @@ import math
 import pytest
 import torch
 
+from manifold_diffusion import AnalyticDiffusion, RiemannianFlow
 from manifold_diffusion.heat_kernels._group_law import GroupLaw
 from manifold_diffusion.manifolds import (
     SO,
     SO3,
     SU,
+    Ball,
+    Box,
     Compact,
+    ComplexProjective,
+    ConstantCurvature,
     Euclidean,
+    Grassmann,
+    Hemisphere,
     Hyperboloid,
     Manifold,
+    Power,
     Product,
+    RealProjective,
+    Simplex,
     Spectral,
     Sphere,
+    Stiefel,
     Torus,
     U,
     divergence,
@@ -88,3 +99,28 @@ def test_chord_of_the_embedding_never_exceeds_the_distance(m: Manifold) -> None:
     assert float((chord - m.dist(x, y)).max()) < 1e-9
     near = m.exp(x, 1e-4 * m.random_tangent(x, generator=seeded(2)))
     assert float((m.embed(x) - m.embed(near)).abs().amax(-1).min()) > 1e-9
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        Sphere, Torus, RealProjective, ComplexProjective, Simplex, Hemisphere, Ball,
+        lambda n: Box([0.0] * n, [3.0] * n), lambda n: ConstantCurvature(n, 1e-4),
+        lambda n: Product(Sphere(n), Torus(n), weights=[1e-3, 1e3]),
+        lambda n: Stiefel(n, n - 1), lambda n: Grassmann(n, n // 2), lambda n: Power(Sphere(2), n),
+    ],
+)  # fmt: skip
+def test_log_volume_is_finite_where_the_volume_is_out_of_range(build) -> None:
+    small = build(4)
+    assert small.log_volume == pytest.approx(math.log(small.volume), rel=1e-12)
+    large = build(700 if build(2).dim <= 4 else 60)
+    assert math.isfinite(large.log_volume) and large.volume >= 0
+
+
+def test_densities_in_high_dimension_are_finite() -> None:
+    flat = RiemannianFlow(Torus(400))
+    log_p = flat.log_prob(torch.zeros(1, 400), estimator="hutchinson")
+    torch.testing.assert_close(log_p, torch.tensor([-400 * math.log(2 * math.pi)]))
+    for n in (168, 455):
+        x = Sphere(n).random_uniform(8, generator=seeded())
+        assert bool(AnalyticDiffusion(Sphere(n), x).log_prob(x[:1]).isfinite())

@@ -152,7 +152,7 @@ def test_geodesic_symmetry_turns_geodesics_around(M):
 
 def test_bad_input():
     for cls in (RealProjective, ComplexProjective):
-        with pytest.raises(ConfigError, match="needs n >= 1; got 0"):
+        with pytest.raises(ConfigError, match="needs an integer n >= 1; got 0"):
             cls(0)
     with pytest.raises(ManifoldError, match=r"not on ComplexProjective\(1\).*row 1"):
         ComplexProjective(1).check_point(torch.tensor([[[1.0, 0], [0, 0]], [[1.0, 0], [0, 0.5]]]))

@@ -38,7 +38,7 @@ def test_k_counts_categories() -> None:
     assert (m.k, m.dim, m.point_shape) == (3, 2, (3,))
     assert Simplex(2).volume == pytest.approx(math.pi) and m.volume == pytest.approx(2 * math.pi)
     for k in (1, 0, -2):
-        with pytest.raises(ConfigError, match="k >= 2 categories"):
+        with pytest.raises(ConfigError, match="integer k >= 2"):
             Simplex(k)
 
 

@@ -13,12 +13,14 @@ from manifold_diffusion.heat_kernels import HeatKernelMixture, NoisedData, heat_
 from manifold_diffusion.manifolds import SO3, SPD, Euclidean, Hyperboloid, Power, Product, Torus
 from manifold_diffusion.metrics import (
     Estimate,
+    NGramModel,
     NoiseProfile,
     chi_square_from_uniform,
     effective_sample_size,
     intrinsic_dimension,
     mixing,
     total_variation_from_uniform,
+    unigram_entropy,
 )
 
 from .points import S2, cloud, generator
@@ -207,3 +209,20 @@ def test_mixing_refuses_what_it_does_not_know():
         mixing(S2, 0.7)
     with pytest.raises(ConfigError, match="raise tau"):
         chi_square_from_uniform(S2, 1e-9)
+
+
+# ---------------------------------------------------------------------- n-grams
+
+
+def test_sequences_shorter_than_the_order_leave_all_to_shorter_contexts():
+    text, queries = torch.tensor([[0, 1]]), torch.tensor([[0, 1, 2, 0]])
+    p = NGramModel(3, order=4).fit(text).log_prob(queries)
+    torch.testing.assert_close(p, NGramModel(3, order=2).fit(text).log_prob(queries), rtol=0, atol=0)
+    nothing = NGramModel(3, order=4).fit(torch.zeros(1, 0, dtype=torch.int64)).log_prob(queries)
+    torch.testing.assert_close(nothing.exp(), torch.full((1, 4), 1 / 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("token", [-1, 5])
+def test_entropy_refuses_tokens_outside_the_vocabulary(token):
+    with pytest.raises(DataError, match=r"tokens must lie in \[0, 3\)"):
+        unigram_entropy(torch.tensor([[0, token]]), 3)

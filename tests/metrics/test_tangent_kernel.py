@@ -13,9 +13,11 @@ from manifold_diffusion.manifolds import SO3, Euclidean, Hyperboloid, Power, Pro
 from manifold_diffusion.metrics import (
     AdaptiveKernelDensity,
     DensityMixture,
+    KernelDensity,
     KernelMixture,
     TangentKernelMixture,
 )
+from manifold_diffusion.models import LearnedKernelDensity
 
 from .points import S2, cloud, generator
 
@@ -176,3 +178,34 @@ def test_mixture_of_densities_refuses_what_it_cannot_weigh():
         DensityMixture.fit([], x)
     with pytest.raises(ConfigError, match="sum 1"):
         DensityMixture((Broken(0.0),), (0.5,))
+
+
+# ---------------------------------------------------------------------- all densities
+
+DENSITIES = {
+    **{kind.__name__: kind.fit for kind in (KernelDensity, KernelMixture, AdaptiveKernelDensity, TangentKernelMixture)},
+    "HeatKernelMixture": lambda M, train, val: KernelMixture.fit(M, train, val).mixture,
+    "DensityMixture": lambda M, train, val: DensityMixture.fit(
+        [KernelDensity.fit(M, train, val), TangentKernelMixture.fit(M, train, val)], val
+    ),
+    "LearnedKernelDensity": lambda M, train, val: LearnedKernelDensity(M, train),
+}
+
+
+@pytest.mark.parametrize("M", [S2, Torus(4), SO3(), Hyperboloid(2)], ids=repr)
+@pytest.mark.parametrize("fit", DENSITIES.values(), ids=DENSITIES)
+def test_any_batch_of_points_and_any_number_of_samples(fit, M):
+    x = cloud(M, 24, 1)
+    density = fit(M, cloud(M, 40), x)
+    rows = density.log_prob(x)
+    assert rows.shape == (24,)
+    for batch in ((4, 6), (2, 1, 12)):
+        shaped = density.log_prob(x.reshape(*batch, *M.point_shape))
+        torch.testing.assert_close(shaped, rows.reshape(batch), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(density.log_prob(x[5]), rows[5], rtol=1e-9, atol=1e-9)
+    assert density.log_prob(x[:0]).shape == (0,)
+    none = density.sample(0, generator=generator())
+    assert none.shape == (0, *M.point_shape)
+    assert none.dtype == x.dtype
+    with pytest.raises(ConfigError, match="n >= 0"):
+        density.sample(-1)

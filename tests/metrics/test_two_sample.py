@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from manifold_diffusion._errors import ConfigError, DataError, NumericsError
+from manifold_diffusion._errors import ConfigError, DataError, ManifoldError, NumericsError
 from manifold_diffusion.data import load_airports, split
 from manifold_diffusion.metrics import (
     ChordalGaussian,
@@ -27,6 +27,29 @@ from manifold_diffusion.metrics import (
 )
 
 from .points import S2, cloud, generator
+
+TESTS = {
+    "biased": lambda x, y: mmd2_biased(x, y, ChordalGaussian(S2)),
+    "unbiased": lambda x, y: mmd2_unbiased(x, y, HeatGram(S2)),
+    "published": lambda x, y: mmd_published(x, y, S2),
+    "permutation": lambda x, y: mmd_permutation_test(x, y, HeatGram(S2), 5),
+    "c2st": lambda x, y: c2st(x, y, S2),
+}
+
+
+@pytest.mark.parametrize("test", TESTS.values(), ids=TESTS)
+def test_points_off_the_manifold_are_refused(test):
+    x, y = cloud(S2, 30), cloud(S2, 30, 1)
+    bad = x.clone()
+    bad[7, 1] = math.nan
+    for pair, name in (((bad, y), "x"), ((y, bad), "y")):
+        with pytest.raises(ManifoldError, match=rf"^{name} has 1 of 30 points with NaN.*7"):
+            test(*pair)
+    with pytest.raises(ManifoldError, match="x is not on"):
+        test(3 * x, y)
+    with pytest.raises(ManifoldError, match="x has 1 of 30"):
+        HeatGram.from_data(S2, bad)
+
 
 # ---------------------------------------------------------------------- MMD
 
@@ -93,10 +116,9 @@ def test_two_sample_statistics_check_their_input():
     x = cloud(S2, 5)
     with pytest.raises(DataError, match="at least two"):
         mmd2_unbiased(x, x[:1], Energy(S2))
-    with pytest.raises(NumericsError, match="finite"):
-        mmd2_unbiased(x * math.nan, x, Energy(S2))
-    with pytest.raises(NumericsError, match="finite"):
-        mmd_permutation_test(x * math.nan, x, Energy(S2))
+    for statistic in (mmd2_unbiased, mmd_permutation_test):
+        with pytest.raises(NumericsError, match="finite"):
+            statistic(x * math.nan, x, lambda x, y: x @ y.mT)
     with pytest.raises(DataError, match="does not fit"):
         mmd_permutation_test(x.expand(10_000, 5, 3).reshape(-1, 3), x, Energy(S2))
 

@@ -1,0 +1,112 @@
+"""What models check of their input, before any work starts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .._config import to_config
+from .._errors import ConfigError, DataError
+from ..manifolds import Manifold
+from ..processes import Process
+
+if TYPE_CHECKING:
+    from .base import GenerativeModel
+    from .pretrained import PretrainedModel
+
+__all__ = ["check_network", "check_points", "in_own_dtype", "one_per_point", "same_process", "times_at"]
+
+
+def check_points(model: PretrainedModel, x: Tensor, flat: bool = False) -> None:
+    """Raise unless points are on the manifold of the model, in its dtype, and, if ``flat``, ``(n, *point_shape)``."""
+    model.manifold.check_point(x, "x")
+    if flat and len(model.manifold.batch_shape(x)) != 1:
+        raise DataError(
+            f"x must have shape (n, {', '.join(map(str, model.manifold.point_shape))}); got {tuple(x.shape)}."
+        )
+    if x.dtype != model.like.dtype:
+        raise ConfigError(
+            f"x is {x.dtype}, the model {model.like.dtype}. Convert one: M.project(x.to({model.like.dtype})), or "
+            f"model.to({x.dtype})."
+        )
+
+
+def times_at(model: PretrainedModel, x: Tensor, t: Tensor | float) -> Tensor:
+    """Times of points, ``(*batch,)``; both are checked, unless a transform of ``torch.func`` or the compiler looks on.
+
+    Raises:
+        ManifoldError: if a point is not on the manifold.
+        ConfigError: for a time outside [0, 1], or of another shape than the points'.
+    """
+    if not isinstance(x, Tensor):
+        raise ConfigError(f"x must be a tensor of points; got {type(x).__name__}.")
+    times, shape = torch.as_tensor(t, dtype=x.dtype, device=x.device), model.manifold.batch_shape(x)
+    if times.dim() and times.shape != shape:
+        raise ConfigError(
+            f"t must be a number or have the shape of the batch, {tuple(shape)}; got {tuple(times.shape)}."
+        )
+    if not (torch.compiler.is_compiling() or _wrapped(x) or _wrapped(times)):
+        check_points(model, x)
+        if not bool(((times >= 0) & (times <= 1)).all()):
+            raise ConfigError(f"t must be in [0, 1], from data to noise; got {t}.")
+    return times.expand(shape)
+
+
+def one_per_point(model: PretrainedModel, x: Tensor, cond: Tensor | None) -> Tensor | None:
+    """A condition for every point, from one for all."""
+    shape = model.manifold.batch_shape(x)
+    if cond is None or cond.dim() == 1:
+        return None if cond is None else cond.to(x).expand(*shape, -1)
+    if cond.shape[:-1] != shape:
+        raise ConfigError(f"cond must be (cond_dim,) or have a row per point, {tuple(shape)}; got {tuple(cond.shape)}.")
+    return cond.to(x)
+
+
+def in_own_dtype(model: PretrainedModel, points: Any, name: str, manifold: Manifold | None = None) -> Any:
+    """Points that are a tensor of another floating-point dtype, in the model's; they are on its manifold by default."""
+    manifold = model.manifold if manifold is None else manifold
+    if not isinstance(points, Tensor) or points.dtype == model.like.dtype or not points.is_floating_point():
+        return points
+    manifold.check_point(points, name)
+    return manifold.project(points.to(model.like.dtype))
+
+
+def check_network(model: GenerativeModel, x: Tensor, cond: Tensor | None = None) -> None:
+    """Call the network once on a few points, so that one of the wrong kind fails before any training.
+
+    Args:
+        model: whose network is called.
+        x: points, ``(n, *point_shape)``.
+        cond: conditions, of which only the number of columns counts; None for none.
+
+    Raises:
+        ConfigError: unless it returns a tangent vector per point.
+    """
+    network, training = model.network, model.network.training
+    if cond is not None:  # objectives may add columns to the conditions
+        cond = x.new_zeros(len(x), getattr(network, "cond_dim", cond.shape[-1]))
+    with torch.no_grad():
+        output = network.eval()(x.new_full((len(x),), 0.5), x, cond)
+    network.train(training)
+    if not isinstance(output, Tensor) or output.shape != x.shape:
+        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ConfigError(
+            f"The network must return a tangent vector per point, {tuple(x.shape)}; {type(network).__name__} gave "
+            f"{got}."
+        )
+
+
+def same_process(a: Process, b: Process) -> bool:
+    """Whether two processes are one, or have one configuration; those of a class without one count as the same."""
+    if a is b or type(a) is not type(b):
+        return a is b
+    try:
+        return to_config(a) == to_config(b)
+    except ConfigError:
+        return True
+
+
+def _wrapped(x: Tensor) -> bool:
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(x))  # pyright: ignore[reportAttributeAccessIssue]

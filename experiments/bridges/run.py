@@ -58,7 +58,7 @@ def main() -> None:
     for name, coupling, k in (("static start", static, 1), ("independent", None, 1), ("independent", None, 3)):
         model = SchrodingerBridge(S2, TAU)
         fit = model.fit(x0.float(), x1.float(), iterations=k, max_steps=steps, coupling=coupling, seed=args.seed)
-        rows.append((f"learned, {name}, rounds: {k}", model.double(), fit.pairs.double()))
+        rows.append((f"learned, {name}, rounds: {k}", model.double(), S2.project(fit.pairs.double())))
     for name, bridge, pairs in rows:
         test = mmd_permutation_test(pairs[:2000, 1], fresh[:2000], HeatGram(S2), generator=g)
         cosine = float((pairs[:, 0] * pairs[:, 1]).sum(-1).mean())

@@ -20,6 +20,7 @@ __all__ = [
     "cosh_sinhc",
     "dot",
     "log_abs_det",
+    "readable",
     "safe_norm",
     "safe_sqrt",
     "sinc",
@@ -36,6 +37,13 @@ _MANY = 1 << 12
 
 _COS = tuple(1 / math.factorial(2 * k) for k in range(6))
 _SINC = tuple(1 / math.factorial(2 * k + 1) for k in range(6))
+
+
+def readable(x: Tensor) -> bool:
+    """Whether Python may look at the values: not while compiling, nor inside a transform of ``torch.func``."""
+    if torch.compiler.is_compiling():
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(x)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def dot(x: Tensor, y: Tensor, keepdim: bool = False) -> Tensor:

@@ -11,12 +11,14 @@ only is for want of data. Every row is written when it is done; the same command
 import argparse
 import dataclasses
 import json
-import math
 from pathlib import Path
 
 import torch
+from measure import write
 from methods import METHODS, build
 from spaces import tori
+
+from manifold_diffusion.metrics import Estimate
 
 SCORED = 4000  # angles per seed whose likelihood is taken
 
@@ -37,8 +39,7 @@ def measure(n: int, method: str, points: int, seed: int, steps: int, folder: Pat
 
 def summary(losses: list[list[float]]) -> str:
     """Mean and standard error."""
-    x = torch.tensor([value for seed in losses for value in seed], dtype=torch.float64)
-    return f"{x.mean():.4f} ± {x.std() / math.sqrt(len(x)):.4f}"
+    return f"{Estimate.mean(torch.tensor([value for seed in losses for value in seed])):.4f}"
 
 
 def main() -> None:
@@ -61,8 +62,7 @@ def main() -> None:
                 file = args.out / f"{method}-{n}-{args.points}-{seed}.json"
                 if not file.exists() or args.smoke:
                     losses = measure(n, method, args.points, seed, args.steps, file.with_suffix(""))
-                    file.with_suffix(".part").write_text(json.dumps(losses))
-                    file.with_suffix(".part").rename(file)
+                    write(file, losses)
                     print(f"{file.stem}: {summary([losses['test']])}, {summary([losses['train']])}", flush=True)
                 rows.append(json.loads(file.read_text()))
             found = " | ".join(summary([row[part] for row in rows]) for part in ("test", "train"))

@@ -9,10 +9,9 @@ samples as test points), over its floor: the same between training and test poin
 """
 
 import argparse
-import json
 from pathlib import Path
 
-from measure import EVALUATIONS, LEARNED, measure
+from measure import EVALUATIONS, LEARNED, measure, write
 from methods import METHODS
 from spaces import spaces
 from table import markdown
@@ -40,8 +39,7 @@ def main() -> None:
                 file = out / f"{name}-{method}-{seed}.json"
                 if not file.exists() or args.smoke:
                     facts = measure(name, method, found[name], seed, effort, limit, file.with_suffix(""))
-                    file.with_suffix(".part").write_text(json.dumps(facts))
-                    file.with_suffix(".part").rename(file)
+                    write(file, facts)
     print(f"\n{markdown(out, [*map(str, EVALUATIONS), *[f'{k} learned' for k in LEARNED]])}")
 
 

@@ -15,11 +15,12 @@ from .._errors import ConfigError, DataError
 from .._version import __version__
 from ..manifolds import Compact
 from .arguments import new_model_parser, parse_for_model
-from .files import Data, add_data_options, check_target, load_data, open_model, points_of, write_text
+from .files import Data, add_data_options, check_target, load_data, open_model, write_text
 from .info import table
 
 if TYPE_CHECKING:
     from ..models import GenerativeModel
+from ..models.inputs import cast_points
 
 __all__ = ["data_options", "run"]
 
@@ -99,7 +100,7 @@ def _likelihoods(model: GenerativeModel, data: Data, baselines: bool) -> dict[st
     like = model.like
     cond = None if data.test.cond is None else data.test.cond.to(like)
     start = time.perf_counter()
-    own = model.log_prob(points_of(model, data.test.x), cond).cpu()
+    own = model.log_prob(cast_points(model.manifold, data.test.x, like), cond).cpu()
     seconds = time.perf_counter() - start
     log_probs: dict[str, Tensor] = {"model (exact)": own}
     if baselines:

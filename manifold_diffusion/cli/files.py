@@ -29,7 +29,6 @@ __all__ = [
     "load_data",
     "open_model",
     "parse_condition",
-    "points_of",
     "points_text",
     "read_points",
     "write_arrays",
@@ -244,12 +243,6 @@ def parse_condition(text: str | None, model: GenerativeModel) -> Tensor | None:
         raise ConfigError(f"--cond has {len(values)} numbers and the model takes {cond_dim}.")
     like = model.like
     return torch.tensor(values, dtype=like.dtype, device=like.device)
-
-
-def points_of(model: GenerativeModel, x: Tensor) -> Tensor:
-    """Points in the dtype and on the device of the model; those that were rounded to fewer digits are projected."""
-    y = x.to(model.like)
-    return y if y.dtype == x.dtype else model.manifold.project(y)
 
 
 def points_text(manifold: Manifold, points: Tensor, log_prob: Tensor | None = None) -> str:

@@ -14,11 +14,11 @@ import torch
 from .._config import nearest
 from .._errors import CheckpointError, ConfigError, ManifoldDiffusionError
 from ..models import GenerativeModel
-from ..models.inputs import check_network
+from ..models.inputs import cast_points
 from ._yaml import read_yaml, to_yaml
 from .arguments import HelpShown, new_parser, parse
 from .build import build_model, model_section
-from .files import Data, add_data_options, load_data, points_of, write_text
+from .files import Data, add_data_options, load_data, write_text
 from .names import SHORT_NAMES
 
 if TYPE_CHECKING:
@@ -54,7 +54,6 @@ def run(argv: Sequence[str]) -> int:
         print(to_yaml(resolved), end="")
         return 0
     data = load_data(resolved["data"], model.manifold, getattr(model.network, "cond_dim", 0))
-    check_network(model, points_of(model, data.train.x[:2]), data.train.cond)
     folder = Path(resolved["out_dir"] or f"runs/{data.name}")
     resolved["out_dir"] = str(folder)
     _check_folder(folder, given["resume"], given["overwrite"])
@@ -177,7 +176,7 @@ def _finish(
     model.save_pretrained(folder / "model", facts)  # before anything that may fail
     if len(data.val.x):
         like = model.like
-        x = points_of(model, data.val.x[:_MAX_VALIDATION])
+        x = cast_points(model.manifold, data.val.x[:_MAX_VALIDATION], like)
         cond = None if data.val.cond is None else data.val.cond[: len(x)].to(like)
         estimate = nll(model.eval().log_prob(x, cond))
         facts |= {"validation NLL": estimate.value, "validation NLL standard error": estimate.standard_error}

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
+from ..models.inputs import cast_points
 from .arguments import new_model_parser, parse_for_model
 from .evaluate import data_options
-from .files import add_data_options, check_target, load_data, open_model, points_of
+from .files import add_data_options, check_target, load_data, open_model
 
 __all__ = ["run"]
 
@@ -36,7 +37,7 @@ def run(argv: Sequence[str]) -> int:
     data = load_data(data_options(given["data"], model), model.manifold, getattr(model.network, "cond_dim", 0))
     held_out = data.test if len(data.test.x) else data.train
     like = model.like
-    x = points_of(model, held_out.x[: given["n"]])
+    x = cast_points(model.manifold, held_out.x[: given["n"]], like)
     cond = None if held_out.cond is None else held_out.cond[: len(x)].to(like)
     generator = torch.Generator(given["device"]).manual_seed(given["seed"])
     samples = model.sample(len(x) if cond is not None else given["n"], cond=cond, generator=generator)

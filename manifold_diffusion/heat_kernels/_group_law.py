@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._safe import safe_sqrt
+from .._safe import readable, safe_sqrt
 from ..manifolds._characters import Irreps, characters, irreps, n_powers
 from ..manifolds.matrix_group import MatrixGroup
 
@@ -104,7 +104,7 @@ class GroupLaw:
     def log_prob(self, angles: Tensor, tau: Tensor) -> Tensor:
         """Log density at ``angles``, ``(*batch, m)``, for ``tau`` of shape ``(*batch,)``, both float64."""
         early = tau <= self.cross_over
-        if _readable(tau):
+        if tau.device.type == "cpu" and readable(tau):
             if bool(early.all()):
                 return self.images(angles, tau)
             if not bool(early.any()):
@@ -171,9 +171,3 @@ class GroupLaw:
         reps = self.reps
         squares, casimir = (torch.from_numpy(a).to(tau.device) for a in (reps.copies * reps.dimension**2, reps.casimir))
         return (squares * (-casimir * tau.unsqueeze(-1) / 2).exp()).sum(-1).log() - self.group.log_volume
-
-
-def _readable(tau: Tensor) -> bool:
-    """Whether values may be looked at: on the processor, outside transforms and compiled graphs."""
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tau)  # pyright: ignore[reportAttributeAccessIssue]
-    return tau.device.type == "cpu" and not wrapped and not torch.compiler.is_compiling()

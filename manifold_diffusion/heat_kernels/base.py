@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .._errors import CapabilityError, ConfigError
+from .._safe import readable
 from ..manifolds import Manifold
 
 __all__ = ["HeatKernel", "KernelSample", "brownian_time", "heat_kernel"]
@@ -120,7 +121,7 @@ def brownian_time(tau: Tensor | float, like: Tensor, largest: float = math.inf) 
         ConfigError: if ``tau`` is zero, negative, infinite, NaN or above ``largest``.
     """
     if isinstance(tau, Tensor):
-        if tau.device.type == "cpu" and tau.numel() and not torch.compiler.is_compiling() and not _is_wrapped(tau):
+        if tau.device.type == "cpu" and tau.numel() and readable(tau):
             low, high = torch.aminmax(tau.detach())
             _check(low.item(), high.item(), largest)
         return tau if tau.dtype == like.dtype and tau.device == like.device else tau.to(like)
@@ -140,10 +141,6 @@ def _check(low: float, high: float, largest: float) -> None:
         raise ConfigError(
             f"tau = {high} is beyond the range of this kernel, (0, {largest:g}]: the points would not be representable."
         )
-
-
-def _is_wrapped(tau: Tensor) -> bool:
-    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tau))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 _CHUNK = 1 << 15

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .._safe import sinhc
+from .._safe import readable, sinhc
 
 __all__ = [
     "differentiated",
@@ -207,7 +207,7 @@ def sym(a: Tensor) -> Tensor:
 
 def differentiated(a: Tensor) -> bool:
     """Whether some derivative may be taken of a result of ``a``."""
-    if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(a):  # pyright: ignore[reportAttributeAccessIssue]
+    if not readable(a):
         return True
     if a.requires_grad and torch.is_grad_enabled():
         return True

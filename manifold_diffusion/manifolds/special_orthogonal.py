@@ -12,6 +12,7 @@ from ._planes import matrices, planes, polar_step, times
 from ._unitary import SpectralLog, branch_at_pi, unitary_log
 from .base import check_size
 from .matrix_group import MatrixGroup, haar
+from .sphere import Sphere
 
 __all__ = ["SO"]
 
@@ -96,7 +97,7 @@ class SO(MatrixGroup):
 
     @property
     def log_volume(self) -> float:
-        return math.fsum(log_sphere_area(k) for k in range(1, self.n))
+        return math.fsum(Sphere(k).log_volume for k in range(1, self.n))
 
     def random_uniform(
         self,
@@ -134,8 +135,3 @@ def _exp_in_four_dimensions(x: Tensor, v: Tensor) -> Tensor:
     for factor in (left, right):
         y = times(y, torch.stack(factor).reshape(4, 4, *c.shape))
     return matrices(polar_step(y))
-
-
-def log_sphere_area(k: int) -> float:
-    """Logarithm of the area of the unit sphere of dimension k."""
-    return math.log(2) + (k + 1) / 2 * math.log(math.pi) - math.lgamma((k + 1) / 2)

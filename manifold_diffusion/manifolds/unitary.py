@@ -10,7 +10,7 @@ from torch import Tensor
 from ._unitary import SpectralLog, branch_of_trace_zero, elementary, principal_branch, unitary_log
 from .base import check_size
 from .matrix_group import MatrixGroup, adjoint, haar, polar
-from .special_orthogonal import log_sphere_area
+from .sphere import Sphere
 
 __all__ = ["SU", "U"]
 
@@ -100,7 +100,7 @@ class U(MatrixGroup):
 
     @property
     def log_volume(self) -> float:
-        return math.fsum(log_sphere_area(2 * k - 1) - math.log(2) / 2 for k in range(1, self.n + 1))
+        return math.fsum(Sphere(2 * k - 1).log_volume - math.log(2) / 2 for k in range(1, self.n + 1))
 
     def random_uniform(
         self,

@@ -32,7 +32,7 @@ from ..solvers import (
     sample_with_log_prob,
 )
 from .card import model_card
-from .inputs import check_network, check_points, in_own_dtype, one_per_point, same_process, times_at
+from .inputs import check_network, check_points, conditions, in_own_dtype, same_process, times_at
 from .pretrained import PretrainedModel
 from .string import evolve_string
 
@@ -150,12 +150,12 @@ class GenerativeModel(PretrainedModel):
 
     def score(self, x: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Tensor:
         r"""Learned score, the Riemannian gradient of :math:`\log p_t`, at ``x`` and ``t`` (scalar or ``(*batch,)``)."""
-        times, cond = times_at(self, x, t), one_per_point(self, x, cond)
+        times, cond = times_at(self, x, t), conditions(cond, self.manifold.batch_shape(x), x)
         return self.process.score(self.network(times, x, cond), x, times)
 
     def velocity(self, x: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Tensor:
         """dx/dt of the probability flow, along increasing t: from data to noise."""
-        times, cond = times_at(self, x, t), one_per_point(self, x, cond)
+        times, cond = times_at(self, x, t), conditions(cond, self.manifold.batch_shape(x), x)
         return self.process.velocity(self.network(times, x, cond), x, times)
 
     @torch.no_grad()
@@ -419,13 +419,7 @@ class GenerativeModel(PretrainedModel):
         """Sizes of the parts of a batch, with their conditions; one empty part for an empty batch."""
         if n < 0 or batch_size < 1:
             raise ConfigError(f"A batch needs n >= 0 and batch_size >= 1; got n={n}, batch_size={batch_size}.")
-        if cond is not None:
-            if not isinstance(cond, Tensor) or cond.dim() not in (1, 2):
-                got = f"a tensor of shape {tuple(cond.shape)}" if isinstance(cond, Tensor) else repr(cond)
-                raise ConfigError(f"cond must be a tensor (cond_dim,) or (n, cond_dim); got {got}.")
-            cond = (cond.expand(n, -1) if cond.dim() == 1 else cond).to(self.like)
-            if len(cond) != n:
-                raise ConfigError(f"cond has {len(cond)} rows for {n} points; give one row per point, or one for all.")
+        cond = conditions(cond, (n,), self.like)
         for start in range(0, max(n, 1), batch_size):
             size = min(batch_size, n - start)
             yield size, None if cond is None else cond[start : start + size]

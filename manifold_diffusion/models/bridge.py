@@ -18,7 +18,7 @@ from ..processes import BridgeMixture, EmpiricalPrior
 from ..processes.bridges import Direction
 from ..solvers import ConstantSteps, GeodesicEulerMaruyama, GeodesicRK4, integrate
 from .card import model_card
-from .inputs import times_at
+from .inputs import cast_points, times_at
 from .pretrained import PretrainedModel
 
 if TYPE_CHECKING:
@@ -222,10 +222,7 @@ class SchrodingerBridge(PretrainedModel):
             )
         if n < 0:
             raise ConfigError(f"sample needs n >= 0 points; got {n}.")
-        known = self._data[direction].points
-        points = known.to(self.like)
-        if points.dtype != known.dtype:
-            points = self.manifold.project(points)
+        points = cast_points(self.manifold, self._data[direction].points, self.like)
         order = [torch.randperm(len(points), generator=generator, device=points.device)] if n else []
         while sum(map(len, order)) < n:
             order.append(torch.randperm(len(points), generator=generator, device=points.device))

@@ -26,7 +26,7 @@ from ..solvers import (
     integrate,
 )
 from .base import GenerativeModel
-from .inputs import check_points, one_per_point, times_at
+from .inputs import check_points, conditions, times_at
 
 __all__ = ["FlowMap"]
 
@@ -117,7 +117,7 @@ class FlowMap(GenerativeModel):
     def jump(self, x: Tensor, start: Tensor | float, end: Tensor | float, cond: Tensor | None = None) -> Tensor:
         """Points that the map carries from time ``start`` to time ``end``."""
         times = times_at(self, x, start), times_at(self, x, end)
-        return flow_map(self.process, self.network, *times, x, one_per_point(self, x, cond))
+        return flow_map(self.process, self.network, *times, x, conditions(cond, self.manifold.batch_shape(x), x))
 
     def _jump(self, x: Tensor, start: float, end: float, cond: Tensor | None) -> Tensor:
         shape = self.manifold.batch_shape(x)
@@ -309,11 +309,13 @@ class FlowMap(GenerativeModel):
         manifold = self.manifold
         x = x.detach().contiguous()
         columns = []
+
+        def jump(z: Tensor) -> Tensor:
+            return self._jump(z, start, end, cond)
+
         with torch.no_grad():
             for direction in manifold.tangent_basis(x).unbind(1):
-                y, image = torch.func.jvp(lambda z: self._jump(z, start, end, cond), (x,), (direction.contiguous(),))[
-                    :2
-                ]
+                y, image = torch.func.jvp(jump, (x,), (direction.contiguous(),))[:2]
                 columns.append(image)
             basis = self._carried_basis(x, y)
             rows = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from .._config import to_config
 from .._errors import ConfigError, DataError
+from .._safe import readable
 from ..manifolds import Manifold
 from ..processes import Process
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from .base import GenerativeModel
     from .pretrained import PretrainedModel
 
-__all__ = ["check_network", "check_points", "in_own_dtype", "one_per_point", "same_process", "times_at"]
+__all__ = ["cast_points", "check_network", "check_points", "conditions", "in_own_dtype", "same_process", "times_at"]
 
 
 def check_points(model: PretrainedModel, x: Tensor, flat: bool = False) -> None:
@@ -47,21 +49,30 @@ def times_at(model: PretrainedModel, x: Tensor, t: Tensor | float) -> Tensor:
         raise ConfigError(
             f"t must be a number or have the shape of the batch, {tuple(shape)}; got {tuple(times.shape)}."
         )
-    if not (torch.compiler.is_compiling() or _wrapped(x) or _wrapped(times)):
+    if readable(x) and readable(times):
         check_points(model, x)
         if not bool(((times >= 0) & (times <= 1)).all()):
             raise ConfigError(f"t must be in [0, 1], from data to noise; got {t}.")
     return times.expand(shape)
 
 
-def one_per_point(model: PretrainedModel, x: Tensor, cond: Tensor | None) -> Tensor | None:
-    """A condition for every point, from one for all."""
-    shape = model.manifold.batch_shape(x)
-    if cond is None or cond.dim() == 1:
-        return None if cond is None else cond.to(x).expand(*shape, -1)
-    if cond.shape[:-1] != shape:
-        raise ConfigError(f"cond must be (cond_dim,) or have a row per point, {tuple(shape)}; got {tuple(cond.shape)}.")
-    return cond.to(x)
+def conditions(cond: Tensor | None, shape: Sequence[int], like: Tensor) -> Tensor | None:
+    """Conditions ``(*shape, cond_dim)`` of the points of a batch, from one for all or one for each; None for none."""
+    if cond is None:
+        return None
+    if not isinstance(cond, Tensor) or cond.dim() == 0 or (cond.dim() > 1 and cond.shape[:-1] != tuple(shape)):
+        got = f"a tensor of shape {tuple(cond.shape)}" if isinstance(cond, Tensor) else repr(cond)
+        each = ", ".join([*map(str, shape), "cond_dim"])
+        raise ConfigError(
+            f"cond must be a tensor (cond_dim,) for all rows, or with a row per point, ({each}); got {got}."
+        )
+    return (cond.expand(*shape, -1) if cond.dim() == 1 else cond).to(like)
+
+
+def cast_points(manifold: Manifold, x: Tensor, like: Tensor | torch.dtype) -> Tensor:
+    """Points in another dtype (and on the device, of a tensor ``like``): to fewer digits or more, on the manifold."""
+    y = x.to(like)
+    return y if y.dtype == x.dtype else manifold.project(y)
 
 
 def in_own_dtype(model: PretrainedModel, points: Any, name: str, manifold: Manifold | None = None) -> Any:
@@ -70,7 +81,7 @@ def in_own_dtype(model: PretrainedModel, points: Any, name: str, manifold: Manif
     if not isinstance(points, Tensor) or points.dtype == model.like.dtype or not points.is_floating_point():
         return points
     manifold.check_point(points, name)
-    return manifold.project(points.to(model.like.dtype))
+    return cast_points(manifold, points, model.like.dtype)
 
 
 def check_network(model: GenerativeModel, x: Tensor, cond: Tensor | None = None) -> None:
@@ -106,7 +117,3 @@ def same_process(a: Process, b: Process) -> bool:
         return to_config(a) == to_config(b)
     except ConfigError:
         return True
-
-
-def _wrapped(x: Tensor) -> bool:
-    return bool(torch._C._functorch.is_functorch_wrapped_tensor(x))  # pyright: ignore[reportAttributeAccessIssue]

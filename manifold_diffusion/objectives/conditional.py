@@ -52,11 +52,8 @@ class ConditionDropout(Objective):
             raise ConfigError(
                 f"probability, of withholding a condition, must be in [0, 1]; got {probability}. For example 0.1."
             )
-        self.objective, self.probability, self.needs_graph = (
-            objective,
-            float(probability),
-            getattr(objective, "needs_graph", True),
-        )
+        self.objective, self.probability = objective, float(probability)
+        self.needs_graph = getattr(objective, "needs_graph", True)
         if hasattr(objective, "process"):
             self.process = objective.process  # pyright: ignore[reportAttributeAccessIssue]  # checked by models
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ._typing import Batch
     from .models import (
         AnalyticDiffusion,
+        AutoregressiveKernelDensity,
         FlowMap,
         FlowMapLanguageModel,
         LearnedKernelDensity,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AnalyticDiffusion",
+    "AutoregressiveKernelDensity",
     "Batch",
     "CapabilityError",
     "CheckpointError",
@@ -55,6 +57,7 @@ _LATER = {
     "AnalyticDiffusion": ".models",
     "FlowMap": ".models",
     "FlowMapLanguageModel": ".models",
+    "AutoregressiveKernelDensity": ".models",
     "LearnedKernelDensity": ".models",
     "RiemannianDiffusion": ".models",
     "RiemannianFlow": ".models",

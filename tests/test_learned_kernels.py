@@ -157,7 +157,7 @@ def test_bad_input() -> None:
     model = LearnedKernelDensity(Sphere(2), x)
     with pytest.raises(ConfigError, match="batch_size"):
         model.fit(batch_size=30)
-    with pytest.raises(DataError, match="too few"):
+    with pytest.raises(DataError, match="fewer than the 24"):
         model.remove(torch.arange(30))
     with pytest.raises(ManifoldError):
         model.log_prob(torch.full((1, 3), math.nan))

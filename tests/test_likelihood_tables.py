@@ -51,7 +51,7 @@ def rows(tmp_path, monkeypatch):
         "tangent": counted("tangent", AdaptiveKernelDensity),
     }
     monkeypatch.setattr("experiments.likelihood.rows.CLOSED", closed)
-    monkeypatch.setitem(methods.MIXTURES, "closed-mixture", tuple(closed))
+    monkeypatch.setattr(methods, "CLOSED", closed)
     return Rows({"angles": points()}, tmp_path, steps=2), fits
 
 

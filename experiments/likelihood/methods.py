@@ -10,13 +10,23 @@ from torch import Tensor
 
 from manifold_diffusion import AnalyticDiffusion, metrics
 from manifold_diffusion.manifolds import Manifold, Sphere, Torus
-from manifold_diffusion.metrics import AdaptiveKernelDensity, Density
-from manifold_diffusion.models import GenerativeModel, LearnedKernelDensity, RiemannianDiffusion, RiemannianFlow
+from manifold_diffusion.metrics import AdaptiveKernelDensity, Density, KernelDensity
+from manifold_diffusion.models import (
+    AutoregressiveKernelDensity,
+    GenerativeModel,
+    LearnedDensity,
+    LearnedKernelDensity,
+    RiemannianDiffusion,
+    RiemannianFlow,
+)
 from manifold_diffusion.networks import TangentMLP
 from manifold_diffusion.processes import BrownianMotion, GeodesicFlow, LogPath, default_schedule
 
 Fit = Callable[[Tensor, Tensor, int, Manifold, int, Path], Density]
 """``(train, val, seed, manifold, steps, folder) -> density``; a checkpoint in the folder is gone on with."""
+
+ORDERS = ((0, 1, 2, 3, 4, 5, 6), (3, 2, 1, 0, 4, 5, 6), (3, 6, 2, 1, 0, 4, 5))
+"""Of the torsions of RNA: along the backbone, and from the sugar (delta) outwards, chi in the end or at once."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +49,8 @@ class Setting:
 SETTINGS = {Sphere(2): Setting(3e-3, 128, 256), Torus(7): Setting(4.5e-3, 512, 0, 0.1)}
 
 
-def network(train: Tensor, val: Tensor, seed: int, manifold: Manifold, steps: int, folder: Path) -> Density:
-    """Diffusion with the exact heat kernel."""
+def network(train: Tensor, val: Tensor | None, seed: int, manifold: Manifold, steps: int, folder: Path) -> Density:
+    """Diffusion with the exact heat kernel; without validation points the last weights are taken."""
     process = BrownianMotion(manifold, default_schedule(manifold, SETTINGS[manifold].resolution ** 2))
     return _trained(RiemannianDiffusion, process, train, val, seed, steps, folder)
 
@@ -52,7 +62,13 @@ def flow(train: Tensor, val: Tensor, seed: int, manifold: Manifold, steps: int, 
 
 
 def _trained(
-    kind: Callable[..., GenerativeModel], process: Any, train: Tensor, val: Tensor, seed: int, steps: int, folder: Path
+    kind: Callable[..., GenerativeModel],
+    process: Any,
+    train: Tensor,
+    val: Tensor | None,
+    seed: int,
+    steps: int,
+    folder: Path,
 ) -> Density:
     setting = SETTINGS[process.manifold]
     parts = TangentMLP(process, width=setting.width, n_frequencies=setting.frequencies, seed=seed)
@@ -65,16 +81,32 @@ def _trained(
 
 def learned_kernels(train: Tensor, val: Tensor, seed: int, manifold: Manifold, steps: int, folder: Path) -> Density:
     """Kernels that a network shapes."""
-    model = LearnedKernelDensity(manifold, train, seed=seed)
+    return _learned(LearnedKernelDensity(manifold, train, seed=seed), val, seed, steps, folder)
+
+
+def chain(train: Tensor, val: Tensor, seed: int, manifold: Manifold, steps: int, folder: Path) -> Density:
+    """Kernels and local regressions, angle by angle."""
+    return _learned(AutoregressiveKernelDensity(manifold, train, ORDERS, seed=seed), val, seed, steps, folder)
+
+
+def _learned(model: LearnedDensity, val: Tensor, seed: int, steps: int, folder: Path) -> Density:
     options: dict[str, Any] = {"out_dir": folder, "resume": True, "progress": False, "val_every": max(steps // 6, 1)}
     result = model.fit(val, max_steps=steps, seed=seed, **options)
     model.save_pretrained(folder / "model", {"training": f"{result.steps} steps, {result.elapsed:.0f} s"})
     return model
 
 
+def copies(manifold: Manifold, train: Tensor, val: Tensor) -> KernelDensity:
+    """Kernels for near repeats: of the bandwidths below 3e-3 rad the one that a mixture of all weights most."""
+    mixture = metrics.KernelMixture.fit(manifold, train, val)
+    narrow = [(w, h) for w, h in zip(mixture.weights, mixture.bandwidths, strict=True) if h < 3e-3]
+    _, bandwidth = max(narrow, default=(0.0, 1e-4))
+    return KernelDensity(manifold, train, bandwidth, mixture.val_nll)
+
+
 def grown(model: Any, points: Tensor) -> Density:
     """A density of kernels with further points, as it was chosen and trained without them."""
-    if isinstance(model, AnalyticDiffusion | LearnedKernelDensity):
+    if isinstance(model, AnalyticDiffusion | LearnedDensity):
         model.add(points)
         return model
     centres = torch.cat([model.centres, points])
@@ -94,19 +126,32 @@ CLOSED: dict[str, Fit] = {
     "adaptive-kde": _closed(metrics.AdaptiveKernelDensity.fit),
     "closed-form": _closed(lambda manifold, train, val: AnalyticDiffusion.cross_validated(manifold, train)),
     "tangent": _closed(metrics.TangentKernelMixture.fit),
+    "copies": _closed(copies),
 }
 
-LEARNED: dict[str, Fit] = {"learned-kernels": learned_kernels, "network": network, "flow": flow}
+LEARNED: dict[str, Fit] = {"learned-kernels": learned_kernels, "chain": chain, "network": network, "flow": flow}
 
 FLOWS = ("network", "flow")
 """Those whose likelihood is an ODE, and which take no further points."""
 
-MIXTURES = {"closed-mixture": tuple(CLOSED), "hybrid": (*CLOSED, *LEARNED)}
-"""Their members; weights by expectation maximisation on validation points."""
+ANGLES = ("copies", "chain")
+"""Those that are for torsions: of one structure there are near repeats, and each angle follows from others."""
 
 METHODS = (*CLOSED, "closed-mixture", *LEARNED, "hybrid")
 
 
+def methods_of(manifold: Manifold) -> tuple[str, ...]:
+    """The methods that are measured on a manifold."""
+    return tuple(name for name in METHODS if name not in ANGLES or manifold == Torus(7))
+
+
+def members_of(method: str, manifold: Manifold) -> tuple[str, ...]:
+    """The members of a mixture, whose weights expectation maximisation finds on validation points; else none."""
+    members = {"closed-mixture": tuple(CLOSED), "hybrid": (*CLOSED, *LEARNED)}.get(method, ())
+    return tuple(name for name in members if name in methods_of(manifold))
+
+
 def steps_of(method: str, steps: int) -> int:
-    """Optimiser steps of a method where networks take ``steps``: learned kernels need a tenth."""
-    return 0 if method not in LEARNED else max(steps // 10, 1) if method == "learned-kernels" else steps
+    """Optimiser steps of a method where networks take ``steps``: learned kernels need a tenth, the chain an eighth."""
+    share = {"network": 1, "flow": 1, "learned-kernels": 10, "chain": 8}
+    return max(steps // share[method], 1) if method in share else 0

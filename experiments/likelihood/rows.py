@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.likelihood.methods import CLOSED, FLOWS, LEARNED, MIXTURES, grown, steps_of
+from experiments.likelihood.methods import CLOSED, FLOWS, LEARNED, grown, members_of, network, steps_of
 from manifold_diffusion import metrics
 from manifold_diffusion.data import PointSet, repeated, split
 from manifold_diffusion.models import GenerativeModel
@@ -28,7 +28,8 @@ class Rows:
 
     A row is two files, each written in one step: the log densities of validation and test points, of which mixtures are
     made, then the facts; a row with facts is complete. What a network learns is in a folder of the same name. Densities
-    that take points without being chosen or trained again are scored once more ("grown") with the validation points.
+    that take points without being chosen or trained again are scored once more ("grown") with the validation points,
+    and so is the network, trained again on all with the same settings, where that is asked for.
 
     Attributes:
         sets: the data, with their repeats, float64.
@@ -36,6 +37,7 @@ class Rows:
         steps: optimiser steps.
         tolerance: of the likelihoods along a flow, in nats a step.
         limit: points of each part that are used.
+        again: whether to train the network again with the validation points.
     """
 
     sets: dict[str, PointSet]
@@ -43,6 +45,7 @@ class Rows:
     steps: int
     tolerance: float = 1e-3
     limit: int = 10**9
+    again: bool = False
 
     def row(self, data: str, kind: str, method: str, seed: int) -> dict[str, Any]:
         """The facts of a row, from its file, or measured; those of a mixture's members are measured first."""
@@ -55,8 +58,8 @@ class Rows:
         facts: dict[str, Any] = {"data": data, "kind": kind, "method": method, "seed": seed}
         facts |= {"n_train": len(train), "n_val": len(val), "n_test": len(test)}
         facts |= {"n_repeated": int(repeated(test, train).sum()), "n_duplicates": points.n_duplicates}
-        if method in MIXTURES:
-            known = MIXTURES[method]
+        known = members_of(method, points.manifold)
+        if known:
             for name in known:
                 self.row(data, kind, name, seed)
             more, scores = _mixed(known, [torch.load(self._scores(data, kind, name, seed)) for name in known])
@@ -106,6 +109,11 @@ class Rows:
         facts |= {"steps": steps, "fit_s": fitted - start, "score_s": time.perf_counter() - fitted}
         if method not in FLOWS:
             scores["grown"] = grown(model, val).log_prob(test).double()
+        elif method == "network" and self.again:
+            everything = folder.with_name(f"{folder.name}-grown")
+            model = network(torch.cat([train, val]), None, seed, manifold, steps, everything)
+            assert isinstance(model, GenerativeModel)
+            scores["grown"] = model.log_prob(test, tolerance=self.tolerance).double()
         return facts, scores
 
 

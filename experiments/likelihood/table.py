@@ -86,7 +86,7 @@ def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str], published: Se
         if tolerances
         else ""
     )
-    more_heads = ["the same with the validation points as further data, chosen and trained without", *titles]
+    more_heads = ["the same with the validation points as further data, all choices made without", *titles]
     further = _lines(more_heads, [line for line in more if any(line[1:])])
     blocks = [_lines(heads, [*body, *sizes]), note, further, _lines(cost_heads, cost), about]
     return "\n\n".join(block for block in blocks if block)

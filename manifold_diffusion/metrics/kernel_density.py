@@ -370,10 +370,14 @@ def nearest_others(manifold: Manifold, x: Tensor, k: int) -> Tensor:
 
     e = manifold.embed(x).cpu().numpy()
     _, nearest = KDTree(e).query(e, k=k + 1)
-    index = torch.as_tensor(nearest, device=x.device)
-    own = index == torch.arange(len(x), device=x.device).unsqueeze(1)  # not first among repeats
-    own[:, -1] |= ~own.any(1)
-    return index[~own].reshape(len(x), k)
+    return without_own(torch.as_tensor(nearest, device=x.device), torch.arange(len(x), device=x.device))
+
+
+def without_own(index: Tensor, own: Tensor) -> Tensor:
+    """Neighbours ``(n, k + 1)``, nearest first, without the point ``own`` ``(n,)`` itself: ``(n, k)``."""
+    itself = index == own.unsqueeze(1)  # not first among repeats
+    itself[:, -1] |= ~itself.any(1)
+    return index[~itself].reshape(len(index), -1)
 
 
 @singledispatch

@@ -9,18 +9,20 @@ from .elastic_network import ElasticNetwork
 from .flow import RiemannianFlow
 from .flow_map import FlowMap
 from .language import FlowMapLanguageModel, LanguageFit
-from .learned_kernels import LearnedKernelDensity
+from .learned_kernels import AutoregressiveKernelDensity, LearnedDensity, LearnedKernelDensity
 from .string import string_of
 
 __all__ = [
     "AnalyticDiffusion",
     "AnalyticScore",
+    "AutoregressiveKernelDensity",
     "BridgeFit",
     "ElasticNetwork",
     "FlowMap",
     "FlowMapLanguageModel",
     "GenerativeModel",
     "LanguageFit",
+    "LearnedDensity",
     "LearnedKernelDensity",
     "ModelProbe",
     "NoiseMixing",

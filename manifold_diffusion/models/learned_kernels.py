@@ -1,9 +1,9 @@
-"""A kernel density whose kernels are learned."""
+"""Kernel densities that are learned: kernels in all dimensions, and angle by angle."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from .._config import to_config
 from .._errors import ConfigError, DataError
 from ..manifolds import Manifold
-from ..networks import KernelField
+from ..networks import ConditionalKernels, KernelField
 from ..networks.kernel_field import NARROW
 from ..objectives import LogLikelihood
 from .card import model_card
@@ -20,10 +20,103 @@ from .pretrained import PretrainedModel
 if TYPE_CHECKING:
     from ..training import FitResult
 
-__all__ = ["LearnedKernelDensity"]
+__all__ = ["AutoregressiveKernelDensity", "LearnedDensity", "LearnedKernelDensity"]
 
 
-class LearnedKernelDensity(PretrainedModel):
+_DEFAULTS = {"weight_decay": 0.01, "ema_decay": 0.98}
+
+
+class LearnedDensity(PretrainedModel):
+    """A density on top of data points that a network knows by their neighbourhoods only, trained by leaving points out.
+
+    The likelihood is a sum, exact and without an ODE; points can be added or forgotten after training.
+
+    Attributes:
+        network: the density, with its ``centres``.
+        fewest: number of points that it needs.
+        defaults: what :meth:`fit` passes on unless told otherwise.
+    """
+
+    network: KernelField | ConditionalKernels
+    fewest: int
+    defaults: ClassVar[Mapping[str, Any]]
+
+    @property
+    def data(self) -> int:
+        """Number of points."""
+        return len(self.network.centres)
+
+    def fit(
+        self, val: Tensor | None = None, *, max_steps: int | None = None, batch_size: int | None = None, **options: Any
+    ) -> FitResult:
+        """Train on the model's own points, each under others that don't contain it, with Lightning underneath.
+
+        Args:
+            val: held-out points; the weights with the greatest likelihood of them are kept. More steps than needed
+                overfit, so that it is worth having.
+            max_steps: optimiser steps; the default is the class's, as are those of ``lr``, ``weight_decay``,
+                ``ema_decay`` and ``val_every`` (:attr:`defaults`).
+            batch_size: points that are scored at a time.
+            options: further arguments of :func:`manifold_diffusion.training.fit`.
+
+        Raises:
+            ConfigError: if a batch leaves too few of the points as centres.
+        """
+        from ..training import fit
+
+        given = {"fingerprint": {"model": to_config(self)}, **self.defaults, **options}
+        given["batch_size"] = self._batch_size(batch_size)
+        if max_steps is not None:
+            given["max_steps"] = max_steps
+        return fit(self.network, LogLikelihood(), self.network.centres, manifold=self.manifold, val=val, **given)
+
+    def _batch_size(self, asked: int | None) -> int:
+        return min(256, self.data) if asked is None else asked
+
+    @torch.no_grad()
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density in nats with respect to the Riemannian volume, ``(*batch,)``.
+
+        Raises:
+            ManifoldError: if a point is not on the manifold.
+        """
+        self.manifold.check_point(x, "x")
+        return self.network.log_prob(x)
+
+    @torch.no_grad()
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """``n`` independent points, ``(n, *point_shape)``: no solver, no steps.
+
+        Raises:
+            ConfigError: if ``n`` is negative.
+        """
+        return self.network.sample(n, generator)
+
+    def add(self, points: Tensor) -> None:
+        """Append points; the kernels of those around them change with the neighbourhoods.
+
+        Raises:
+            ManifoldError: if a point is not on the manifold.
+        """
+        self.manifold.check_point(points, "points")
+        self.network.centres = torch.cat([self.network.centres, points.to(self.network.centres)])
+
+    def remove(self, which: Tensor) -> None:
+        """Forget points, by index or mask; of the weights, which were learned from them too, nothing is forgotten.
+
+        Raises:
+            DataError: if fewer than 8 points would be left, or than twice as many as the neighbours that are asked.
+        """
+        keep = torch.ones(self.data, dtype=torch.bool, device=self.network.centres.device)
+        keep[which] = False
+        if int(keep.sum()) < self.fewest:
+            raise DataError(
+                f"{int(keep.sum())} points would be left, fewer than the {self.fewest} needed. Build another model."
+            )
+        self.network.centres = self.network.centres[keep]
+
+
+class LearnedKernelDensity(LearnedDensity):
     r"""A kernel density with kernels that a network shapes, trained to predict points that were left out.
 
     It corrects a closed-form density and stays one: the likelihood is a sum, exact and without an ODE, samples are a
@@ -62,6 +155,8 @@ class LearnedKernelDensity(PretrainedModel):
         windows*, 2005 (a network that gives the kernels, in Euclidean space).
     """
 
+    defaults: ClassVar[Mapping[str, Any]] = {**_DEFAULTS, "max_steps": 400, "lr": 5e-3, "val_every": 25}
+
     def __init__(
         self,
         manifold: Manifold,
@@ -78,85 +173,14 @@ class LearnedKernelDensity(PretrainedModel):
         self.manifold, self.components, self.width, self.seed = manifold, components, width, seed
         self.network = KernelField(manifold, data, scales, components, narrow, width, seed=seed)
         self.scales, self.narrow = self.network.scales, self.network.narrow
-        self.metadata: dict[str, Any] = {}
+        self.metadata, self.fewest = {}, max(8, 2 * max(self.scales))
 
-    @property
-    def data(self) -> int:
-        """Number of points."""
-        return len(self.network.centres)
-
-    def fit(
-        self, val: Tensor | None = None, *, max_steps: int = 400, batch_size: int | None = None, **options: Any
-    ) -> FitResult:
-        """Train on the model's own points, each batch under the kernels of the others, with Lightning underneath.
-
-        Args:
-            val: held-out points; the weights with the greatest likelihood of them are kept. More steps than needed
-                overfit, so that it is worth having.
-            max_steps: optimiser steps.
-            batch_size: points that are left out at a time; default an eighth of all, at most 512.
-            options: further arguments of :func:`manifold_diffusion.training.fit`.
-
-        Raises:
-            ConfigError: if a batch leaves fewer than half of the points as centres.
-        """
-        from ..training import fit
-
-        size = batch_size if batch_size is not None else max(1, min(512, self.data // 8))
+    def _batch_size(self, asked: int | None) -> int:
+        """A batch is left out as a whole: by default an eighth of the points, at most 512."""
+        size = asked if asked is not None else max(1, min(512, self.data // 8))
         if size > self.data // 2:
             raise ConfigError(f"batch_size={size} leaves too few of {self.data} points as centres. Take at most half.")
-        options.setdefault("fingerprint", {"model": to_config(self)})
-        defaults = {"lr": 5e-3, "weight_decay": 0.01, "ema_decay": 0.98, "val_every": 25}
-        return fit(
-            self.network,
-            LogLikelihood(),
-            self.network.centres,
-            manifold=self.manifold,
-            val=val,
-            max_steps=max_steps,
-            batch_size=size,
-            **{**defaults, **options},
-        )
-
-    @torch.no_grad()
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Log density in nats with respect to the Riemannian volume, ``(*batch,)``.
-
-        Raises:
-            ManifoldError: if a point is not on the manifold.
-        """
-        self.manifold.check_point(x, "x")
-        return self.network.log_prob(x)
-
-    @torch.no_grad()
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """``n`` independent points, ``(n, *point_shape)``: no solver, no steps.
-
-        Raises:
-            ConfigError: if ``n`` is negative.
-        """
-        return self.network.sample(n, generator)
-
-    def add(self, points: Tensor) -> None:
-        """Append points; the kernels of those around them change with the neighbourhoods.
-
-        Raises:
-            ManifoldError: if a point is not on the manifold.
-        """
-        self.manifold.check_point(points, "points")
-        self.network.centres = torch.cat([self.network.centres, points.to(self.network.centres)])
-
-    def remove(self, which: Tensor) -> None:
-        """Forget points, by index or mask; of the weights, which were learned from them too, nothing is forgotten.
-
-        Raises:
-            DataError: if fewer than 8 points would be left, or than twice the largest scale.
-        """
-        keep = torch.ones(self.data, dtype=torch.bool, device=self.network.centres.device)
-        keep[which] = False
-        if int(keep.sum()) < max(8, 2 * max(self.scales)):
-            raise DataError(f"{int(keep.sum())} points would be left, too few for the scales. Build another model.")
-        self.network.centres = self.network.centres[keep]
+        return size
 
     def _card(self) -> str:
         parameters = sum(p.numel() for p in self.network.parameters())
@@ -165,4 +189,73 @@ class LearnedKernelDensity(PretrainedModel):
             f"network: {parameters:,} parameters",
         ]
         title = f"Learned kernel density on {self.manifold}"
+        return model_card(title, type(self).__name__, facts, ["x = model.sample(1000)"], self.metadata)
+
+
+class AutoregressiveKernelDensity(LearnedDensity):
+    r"""A density on a torus, angle by angle: kernels at the neighbours by the angles before, moved along regressions.
+
+    Where angles determine each other (torsions of a chain), the conditional density of the next is narrow and its
+    centre moves with those before: a local regression follows it with far fewer points than kernels need in all
+    dimensions (:class:`~manifold_diffusion.networks.ConditionalKernels` has the formula). The likelihood is a product
+    of sums, exact and without an ODE; samples are drawn angle by angle; points can be added or forgotten.
+
+    Args:
+        manifold: a :class:`~manifold_diffusion.manifolds.Torus` of at least two angles.
+        data: training points ``(n, n_angles)``, or the number of points that a saved state will bring.
+        orders: of the angles, each a permutation; default the given one and its reverse. The density is the mean over
+            the orders.
+        neighbours: centres that are asked for each angle.
+        components: bandwidths and widths per regression.
+        width: of the perceptrons.
+        seed: of their initial weights.
+
+    Attributes:
+        metadata: what the model card says of data and metrics; saved with the model.
+
+    Raises:
+        CapabilityError: on other manifolds.
+        ManifoldError: if a point is not on the manifold.
+        DataError: if there are fewer than 8 points.
+        ConfigError: if an argument is out of range.
+
+    Example:
+        >>> import torch
+        >>> from manifold_diffusion.manifolds import Torus
+        >>> from manifold_diffusion.models import AutoregressiveKernelDensity
+        >>> M, g = Torus(3), torch.Generator().manual_seed(0)
+        >>> model = AutoregressiveKernelDensity(M, M.random_uniform(100, generator=g))
+        >>> result = model.fit(max_steps=5, progress=False)
+        >>> x = model.sample(5, generator=g)
+        >>> model.log_prob(x).shape
+        torch.Size([5])
+    """
+
+    defaults: ClassVar[Mapping[str, Any]] = {**_DEFAULTS, "max_steps": 500, "lr": 3e-3, "val_every": 100}
+
+    def __init__(
+        self,
+        manifold: Manifold,
+        data: Tensor | int,
+        orders: Sequence[Sequence[int]] | None = None,
+        neighbours: int = 64,
+        components: int = 2,
+        width: int = 32,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.manifold, self.components, self.width, self.seed = manifold, components, width, seed
+        self.network = ConditionalKernels(
+            manifold, data, orders, neighbours, components=components, width=width, seed=seed
+        )
+        self.orders, self.neighbours = self.network.orders, self.network.neighbours
+        self.metadata, self.fewest = {}, max(8, 2 * self.neighbours)
+
+    def _card(self) -> str:
+        parameters = sum(p.numel() for p in self.network.parameters())
+        facts = [
+            f"{self.data:,} points, orders of the angles: {', '.join(str(order) for order in self.orders)}",
+            f"network: {parameters:,} parameters",
+        ]
+        title = f"Autoregressive kernel density on {self.manifold}"
         return model_card(title, type(self).__name__, facts, ["x = model.sample(1000)"], self.metadata)

@@ -9,13 +9,14 @@ from .calibration import (
     region_calibration,
 )
 from .classifier import C2STResult, c2st
-from .density_mixture import Density, DensityMixture, stacked_weights
+from .density_mixture import Density, DensityMixture
 from .estimate import Estimate, nll
 from .grams import ChordalGaussian, Energy, GeodesicGaussian, Gram, HeatGram
 from .intrinsic_dimension import intrinsic_dimension
 from .kernel_density import AdaptiveKernelDensity, KernelDensity, KernelMixture
 from .memorisation import Memorisation, memorisation, nearest_distance
 from .mixing import Mixing, chi_square_from_uniform, mixing, total_variation_from_uniform
+from .mixture_weights import stacked_weights
 from .mmd import (
     FloorResult,
     PermutationResult,

@@ -10,12 +10,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .._errors import ConfigError, DataError
+from .._errors import ConfigError
 from ..heat_kernels.mixture import draw_index
-from .estimate import Estimate, nll
-from .kernel_density import em_weights
+from .estimate import Estimate
+from .mixture_weights import stacked_weights
 
-__all__ = ["Density", "DensityMixture", "stacked_weights"]
+__all__ = ["Density", "DensityMixture"]
 
 
 class Density(Protocol):
@@ -103,38 +103,3 @@ class DensityMixture:
         ]
         x = torch.cat(parts) if parts else self.members[0].sample(0, generator=generator)
         return x[torch.randperm(n, generator=generator, device=device).to(x.device)]
-
-
-def stacked_weights(log_probs: Tensor) -> tuple[tuple[float, ...], Estimate]:
-    r"""Weights of a mixture of densities by expectation maximisation, from their values at validation points.
-
-    It maximises :math:`\sum_i \log \sum_j w_j\, p_j(x_i)`, which has no other maxima.
-
-    Args:
-        log_probs: log densities of the members, ``(n, n_members)``.
-
-    Returns:
-        The weights, of sum one, and the negative log-likelihood of the mixture.
-
-    Raises:
-        DataError: if a member's density is NaN or infinite at a point, or all vanish at one.
-
-    Example:
-        >>> import torch
-        >>> weights, _ = stacked_weights(torch.tensor([[0.0, -3.0], [-1.0, -5.0], [-4.0, 0.0]]))
-        >>> [round(w, 2) for w in weights]
-        [0.67, 0.33]
-    """
-    matrix = log_probs.double()
-    bad = torch.isnan(matrix).any(0) | (matrix == math.inf).any(0)
-    if bool(bad.any()):
-        raise DataError(f"Member {int(bad.nonzero()[0])} has no finite density at all validation points.")
-    lost = (matrix == -math.inf).all(1)
-    if bool(lost.any()):
-        raise DataError(
-            f"All members vanish at {int(lost.sum())} validation points, first at row {int(lost.nonzero()[0])}. "
-            "Add one that does not, such as a kernel density with a uniform part."
-        )
-    weights, _ = em_weights(matrix)
-    value = nll(torch.logsumexp(matrix + weights.log(), 1))
-    return tuple((weights / weights.sum()).tolist()), value

@@ -9,24 +9,23 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, singledispatch
-from typing import TypeVar
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from .._errors import ConfigError, DataError
 from ..heat_kernels import HeatKernelMixture
-from ..manifolds import Compact, Manifold
+from ..manifolds import Manifold
 from .estimate import Estimate, nll
+from .mixture_weights import fit_mixture, log_mixture, log_uniform
+from .neighbours import nearest_others
 from .pairwise import log_density, log_density_grid, over_batch
 
-__all__ = ["BANDWIDTHS", "AdaptiveKernelDensity", "KernelDensity", "KernelMixture", "em_weights"]
+__all__ = ["BANDWIDTHS", "FLOOR", "AdaptiveKernelDensity", "KernelDensity", "KernelMixture"]
 
 BANDWIDTHS = tuple(0.5 * (1e-4 / 0.5) ** (i / 11) for i in range(12))
 """Twelve bandwidths from 0.5 to 1e-4, in units of the manifold's distance, at equal ratios of 2.17."""
-
-Kind = TypeVar("Kind")
 
 FLOOR = 1e-4
 """Smallest bandwidth: below it a density with atoms at repeated points would reach any likelihood."""
@@ -277,69 +276,6 @@ class AdaptiveKernelDensity(HeatKernelDensity):
         return _heat_kernel_mixture(self.manifold, self.centres, self.bandwidths.square(), weights, self.uniform_weight)
 
 
-def em_weights(log_components: Tensor, max_iterations: int = 2000, tolerance: float = 1e-8) -> tuple[Tensor, Tensor]:
-    r"""Weights of a mixture of known components by expectation maximisation.
-
-    :math:`w_j \leftarrow \frac1n \sum_i w_j p_j(x_i) / \sum_l w_l p_l(x_i)`.
-
-    Args:
-        log_components: log densities of the components at the points, ``(n, n_components)``.
-        max_iterations: at most so many steps.
-        tolerance: stop when the mean log-likelihood grows by less.
-
-    Returns:
-        Weights ``(n_components,)``, from equal ones, and the mean log-likelihood before each step, which never falls.
-    """
-    k = log_components.shape[1]
-    weights = log_components.new_full((k,), 1 / k)
-    trace = []
-    for _ in range(max_iterations):
-        joint = log_components + weights.log()
-        log_p = torch.logsumexp(joint, 1, keepdim=True)
-        trace.append(log_p.mean())
-        if len(trace) > 1 and trace[-1] - trace[-2] < tolerance:
-            break
-        weights = (joint - log_p).exp().mean(0)
-    return weights, torch.stack(trace)
-
-
-def fit_mixture(
-    manifold: Manifold, kinds: Sequence[Kind], matrix: Tensor
-) -> tuple[tuple[Kind, ...], tuple[float, ...], float, Estimate]:
-    """Mixture of kernel densities of several kinds and the uniform law, where there is one, by EM.
-
-    Args:
-        manifold: the manifold.
-        kinds: what tells the densities apart.
-        matrix: their log densities at validation points, ``(n, n_kinds)``.
-
-    Returns:
-        The kinds with a weight above 1e-6, at least one; their weights; that of the uniform law; the negative
-        log-likelihood.
-    """
-    uniform = log_uniform(manifold)
-    if uniform is not None:
-        matrix = torch.cat([matrix, torch.full_like(matrix[:, :1], uniform)], 1)
-    weights, _ = em_weights(matrix)
-    kept = weights > 1e-6
-    kept[0] |= not bool(kept[: len(kinds)].any())  # a mixture has a kernel
-    weights = torch.where(kept, weights.clamp_min(1e-6), torch.zeros_like(weights))
-    weights = weights / weights.sum()
-    value = nll(torch.logsumexp(matrix + weights.log(), 1))
-    used = [(kind, float(w)) for kind, w in zip(kinds, weights, strict=False) if w > 0]
-    uniform_weight = float(weights[-1]) if uniform is not None else 0.0
-    return tuple(kind for kind, _ in used), tuple(w for _, w in used), uniform_weight, value
-
-
-def log_mixture(manifold: Manifold, matrix: Tensor, weights: Sequence[float], uniform_weight: float) -> Tensor:
-    """Log density of such a mixture from those of its parts, ``(n, n_kinds) -> (n,)``, float64."""
-    uniform, weights = log_uniform(manifold), list(weights)
-    if uniform is not None and uniform_weight > 0:
-        matrix = torch.cat([matrix, torch.full_like(matrix[:, :1], uniform)], 1)
-        weights.append(uniform_weight)
-    return torch.logsumexp(matrix + torch.tensor(weights, dtype=torch.float64, device=matrix.device).log(), 1)
-
-
 def _heat_kernel_mixture(
     manifold: Manifold, centres: Tensor, tau: Tensor, weights: Tensor, uniform_weight: float
 ) -> HeatKernelMixture:
@@ -362,33 +298,6 @@ def _neighbour_distances(manifold: Manifold, x: Tensor, ks: Sequence[int]) -> li
     double = x.double()
     index = nearest_others(manifold, double, max(ks))
     return [manifold.dist(double, double[index[:, k - 1]]) for k in ks]
-
-
-def nearest_others(manifold: Manifold, x: Tensor, k: int) -> Tensor:
-    """Indices of the ``k`` nearest other points of each point, in the embedding, ``(n, k)``."""
-    from scipy.spatial import KDTree
-
-    e = manifold.embed(x).cpu().numpy()
-    _, nearest = KDTree(e).query(e, k=k + 1)
-    return without_own(torch.as_tensor(nearest, device=x.device), torch.arange(len(x), device=x.device))
-
-
-def without_own(index: Tensor, own: Tensor) -> Tensor:
-    """Neighbours ``(n, k + 1)``, nearest first, without the point ``own`` ``(n,)`` itself: ``(n, k)``."""
-    itself = index == own.unsqueeze(1)  # not first among repeats
-    itself[:, -1] |= ~itself.any(1)
-    return index[~itself].reshape(len(index), -1)
-
-
-@singledispatch
-def log_uniform(manifold: Manifold) -> float | None:
-    """Log density of the uniform law, None where there is none."""
-    return None
-
-
-@log_uniform.register
-def _(manifold: Compact) -> float | None:
-    return -manifold.log_volume
 
 
 def _check_data(manifold: Manifold, train: Tensor, val: Tensor) -> None:

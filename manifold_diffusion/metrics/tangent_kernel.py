@@ -15,7 +15,9 @@ from .._errors import ConfigError, DataError
 from ..heat_kernels.mixture import draw_index
 from ..manifolds import Manifold, tangent_coordinates
 from .estimate import Estimate
-from .kernel_density import FLOOR, _check_bandwidths, _check_data, fit_mixture, log_mixture, nearest_others
+from .kernel_density import FLOOR, _check_bandwidths, _check_data
+from .mixture_weights import fit_mixture, log_mixture
+from .neighbours import nearest_others
 from .normal_kernels import coefficients, log_sums, normal_reach, sample_normal
 from .pairwise import on_manifold, over_batch
 

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from .._errors import CapabilityError
 from ..heat_kernels.mixture import draw_index
 from ..manifolds import Manifold, Torus
-from ..metrics.kernel_density import BANDWIDTHS, FLOOR, em_weights, without_own
+from ..metrics.kernel_density import BANDWIDTHS, FLOOR
+from ..metrics.mixture_weights import em_weights
+from ..metrics.neighbours import without_own
 from .layers import linear
 
 __all__ = ["ROWS", "AngleCentres", "FirstAngle", "Look", "NextAngle", "lengths_of"]

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from .._errors import ConfigError, DataError, NumericsError
 from ..heat_kernels.mixture import draw_index
 from ..manifolds import Manifold, tangent_coordinates
-from ..metrics.kernel_density import FLOOR, log_uniform, nearest_others
+from ..metrics.kernel_density import FLOOR
+from ..metrics.mixture_weights import log_uniform
+from ..metrics.neighbours import nearest_others
 from ..metrics.normal_kernels import (
     coefficients,
     log_sums,

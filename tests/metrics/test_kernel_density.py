@@ -13,7 +13,7 @@ from manifold_diffusion.data import load_airports, split
 from manifold_diffusion.heat_kernels import heat_kernel
 from manifold_diffusion.manifolds import SO3, Euclidean, Hyperboloid, Product, Sphere, Torus
 from manifold_diffusion.metrics import AdaptiveKernelDensity, Estimate, KernelDensity, KernelMixture, nll
-from manifold_diffusion.metrics.kernel_density import em_weights
+from manifold_diffusion.metrics.mixture_weights import em_weights
 from manifold_diffusion.metrics.pairwise import log_density_grid
 
 from .points import S2, cloud, generator

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from .._config import to_config
 from .._errors import CapabilityError, ConfigError
 from ..manifolds import Manifold
 from ..objectives import Objective
@@ -26,14 +25,15 @@ from ..solvers import (
     Solver,
     StepController,
     StringResult,
+    concatenated,
     fit_multistep,
     integrate,
     log_likelihood,
     sample_with_log_prob,
 )
 from .card import model_card
-from .inputs import check_network, check_points, conditions, in_own_dtype, same_process, times_at
-from .pretrained import PretrainedModel
+from .inputs import check_network, check_points, conditions, in_chunks, in_own_dtype, same_process, times_at
+from .pretrained import PretrainedModel, description
 from .string import evolve_string
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class GenerativeModel(PretrainedModel):
         generator = torch.Generator(device=train.device).manual_seed(seed)
         self.process.fit_prior(train, generator)
         self.metadata["prior mismatch"] = str(self.process.report_mismatch(train, generator))
-        options.setdefault("fingerprint", {"model": self._description()})
+        options.setdefault("fingerprint", {"model": description(self, self.process, self.network, self.objective)})
         return fit(self.network, self.objective, data, max_steps=max_steps, seed=seed, **options)
 
     def mismatch(self, x0: Tensor, generator: torch.Generator | None = None) -> Mismatch:
@@ -206,7 +206,7 @@ class GenerativeModel(PretrainedModel):
                 f"Take batch_size >= {n}, or a number of steps."
             )
         chunks = []
-        for size, part in self._chunks(n, cond, batch_size):
+        for size, part in in_chunks(self, n, cond, batch_size):
             terms = self.process.terms(self.network, part)
             term = terms.flow if method == "ode" else terms.reverse
             if term is None:
@@ -255,7 +255,7 @@ class GenerativeModel(PretrainedModel):
             raise ConfigError(f"fit_sampler needs n_noise >= 1; got {n_noise}.")
         generator = generator or torch.Generator(device=self.like.device).manual_seed(0)
         noise = self._prior_sample(n_noise, generator)
-        ((_, part),) = self._chunks(n_noise, cond, n_noise)
+        ((_, part),) = in_chunks(self, n_noise, cond, n_noise)
         schedule = getattr(self.process, "schedule", None)
         options.setdefault("clock", None if schedule is None else NoiseClock(schedule))
         fitted = fit_multistep(self.process.terms(self.network, part).flow, self.manifold, noise, steps, **options)
@@ -301,7 +301,7 @@ class GenerativeModel(PretrainedModel):
         """
         check_points(self, x, flat=True)
         results, start = [], 0
-        for size, part in self._chunks(len(x), cond, batch_size):
+        for size, part in in_chunks(self, len(x), cond, batch_size):
             terms = self.process.terms(self.network, part)
             results.append(
                 log_likelihood(
@@ -317,13 +317,7 @@ class GenerativeModel(PretrainedModel):
                 )
             )
             start += size
-        errors = [r.standard_error for r in results if r.standard_error is not None]
-        return LikelihoodResult(
-            torch.cat([r.log_prob for r in results]),
-            torch.cat(errors) if errors else None,
-            torch.cat([r.x_1 for r in results]),
-            max(r.n_evaluations for r in results),
-        )
+        return concatenated(results)
 
     def sample_with_log_prob(
         self,
@@ -339,7 +333,7 @@ class GenerativeModel(PretrainedModel):
     ) -> DensitySolution:
         """Draw points along the probability flow with their log density, in one pass; see :meth:`likelihood`."""
         results = []
-        for size, part in self._chunks(n, cond, batch_size):
+        for size, part in in_chunks(self, n, cond, batch_size):
             terms = self.process.terms(self.network, part)
             results.append(
                 sample_with_log_prob(
@@ -354,13 +348,7 @@ class GenerativeModel(PretrainedModel):
                     **options,
                 )
             )
-        errors = [r.standard_error for r in results if r.standard_error is not None]
-        return DensitySolution(
-            torch.cat([r.x for r in results]),
-            torch.cat([r.log_prob for r in results]),
-            torch.cat(errors) if errors else None,
-            max(r.n_evaluations for r in results),
-        )
+        return concatenated(results)
 
     def string(self, x_a: Tensor, x_b: Tensor, *, strength: float = 0.0, **options: Any) -> StringResult:
         """A curve of the model from one point to another: transported, of least energy, or of conditional means.
@@ -403,23 +391,6 @@ class GenerativeModel(PretrainedModel):
         title = f"{self.title} on {self.manifold}"
         return model_card(title, type(self).__name__, facts, example, self.metadata, note)
 
-    def _description(self) -> Any:
-        """What a run must agree with to be resumed: the configuration, or names where a part has none."""
-        try:
-            return to_config(self)
-        except ConfigError:
-            parts = (self.process, self.network, self.objective)
-            return [repr(self.manifold), *[type(part).__name__ for part in parts]]
-
     def _prior_sample(self, n: int, generator: torch.Generator | None) -> Tensor:
         like = self.like
         return self.process.prior.sample(n, generator=generator, dtype=like.dtype, device=like.device)
-
-    def _chunks(self, n: int, cond: Tensor | None, batch_size: int) -> Iterator[tuple[int, Tensor | None]]:
-        """Sizes of the parts of a batch, with their conditions; one empty part for an empty batch."""
-        if n < 0 or batch_size < 1:
-            raise ConfigError(f"A batch needs n >= 0 and batch_size >= 1; got n={n}, batch_size={batch_size}.")
-        cond = conditions(cond, (n,), self.like)
-        for start in range(0, max(n, 1), batch_size):
-            size = min(batch_size, n - start)
-            yield size, None if cond is None else cond[start : start + size]

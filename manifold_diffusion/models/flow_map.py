@@ -26,7 +26,7 @@ from ..solvers import (
     integrate,
 )
 from .base import GenerativeModel
-from .inputs import check_points, conditions, times_at
+from .inputs import check_points, conditions, in_chunks, times_at
 
 __all__ = ["FlowMap"]
 
@@ -164,7 +164,7 @@ class FlowMap(GenerativeModel):
             return super().sample(n, batch_size=batch_size, return_trajectory=return_trajectory, **flow)
         grid = self._grid(steps, times)
         chunks = []
-        for size, part in self._chunks(n, cond, batch_size):
+        for size, part in in_chunks(self, n, cond, batch_size):
             states = [self._prior_sample(size, generator)]
             for start, end in itertools.pairwise(grid):
                 states.append(self._jump(states[-1], start, end, part))
@@ -193,7 +193,7 @@ class FlowMap(GenerativeModel):
                 one image, and the formula is not their density.
         """
         grid = self._grid(steps, None)
-        (part,) = (c for _, c in self._chunks(n, cond, max(n, 1)))
+        (part,) = (c for _, c in in_chunks(self, n, cond, max(n, 1)))
         x = self._prior_sample(n, generator)
         log_p = self.process.prior.log_prob(x)
         folded = torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -235,7 +235,7 @@ class FlowMap(GenerativeModel):
         grid = self._grid(steps, None)
         if len(x) == 0:
             return LikelihoodResult(x.new_zeros(0), None, x, 0)
-        (part,) = (c for _, c in self._chunks(len(x), cond, max(len(x), 1)))
+        (part,) = (c for _, c in in_chunks(self, len(x), cond, max(len(x), 1)))
         tolerance = float(torch.finfo(x.dtype).eps ** 0.5) if tolerance is None else tolerance
         if n_checks:
             generator = generator or torch.Generator(device=x.device).manual_seed(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from .base import GenerativeModel
     from .pretrained import PretrainedModel
 
-__all__ = ["cast_points", "check_network", "check_points", "conditions", "in_own_dtype", "same_process", "times_at"]
+__all__ = [
+    "cast_points",
+    "check_network",
+    "check_points",
+    "conditions",
+    "in_chunks",
+    "in_own_dtype",
+    "same_process",
+    "times_at",
+]
 
 
 def check_points(model: PretrainedModel, x: Tensor, flat: bool = False) -> None:
@@ -67,6 +76,18 @@ def conditions(cond: Tensor | None, shape: Sequence[int], like: Tensor) -> Tenso
             f"cond must be a tensor (cond_dim,) for all rows, or with a row per point, ({each}); got {got}."
         )
     return (cond.expand(*shape, -1) if cond.dim() == 1 else cond).to(like)
+
+
+def in_chunks(
+    model: PretrainedModel, n: int, cond: Tensor | None, batch_size: int
+) -> Iterator[tuple[int, Tensor | None]]:
+    """Sizes of the parts of a batch, with their conditions; one empty part for an empty batch."""
+    if n < 0 or batch_size < 1:
+        raise ConfigError(f"A batch needs n >= 0 and batch_size >= 1; got n={n}, batch_size={batch_size}.")
+    cond = conditions(cond, (n,), model.like)
+    for start in range(0, max(n, 1), batch_size):
+        size = min(batch_size, n - start)
+        yield size, None if cond is None else cond[start : start + size]
 
 
 def cast_points(manifold: Manifold, x: Tensor, like: Tensor | torch.dtype) -> Tensor:

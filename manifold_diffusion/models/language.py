@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .._config import to_config
 from .._errors import ConfigError, NumericsError
 from ..manifolds import Manifold
 from ..networks import TokenTransformer
 from ..objectives import TokenFlow, TokenFlowMap
 from ..processes import TokenPath
 from .card import model_card
-from .pretrained import PretrainedModel
+from .pretrained import PretrainedModel, description
 
 if TYPE_CHECKING:
     from ..training import FitResult
@@ -135,7 +134,7 @@ class FlowMapLanguageModel(PretrainedModel):
         self.process.check_tokens(tokens)
         if val is not None:
             self.process.check_tokens(val, "val")
-        options.setdefault("fingerprint", {"model": self._description(), "distil": distil})
+        options.setdefault("fingerprint", {"model": description(self, self.network, self.rule), "distil": distil})
 
         def run(
             objective: TokenFlow | TokenFlowMap, steps: int, folder: str, keep: Literal["best", "last"]
@@ -244,13 +243,6 @@ class FlowMapLanguageModel(PretrainedModel):
         ]
         title = f"Flow map language model: {self.length} tokens of {self.n_tokens}"
         return model_card(title, type(self).__name__, facts, ["tokens = model.sample(10, steps=1)"], self.metadata)
-
-    def _description(self) -> Any:
-        """What a run must agree with to be resumed."""
-        try:
-            return to_config(self)
-        except ConfigError:
-            return [repr(self.manifold), type(self.network).__name__, self.rule]
 
     def _times(self, x: Tensor, t: Tensor | float) -> Tensor:
         self.manifold.check_point(x, "x")

@@ -20,7 +20,7 @@ from .._errors import CheckpointError, ConfigError
 from .._version import __version__
 from ..manifolds import Manifold
 
-__all__ = ["PretrainedModel", "load_model", "save_model"]
+__all__ = ["PretrainedModel", "description", "load_model", "save_model"]
 
 _FORMAT = 1
 
@@ -178,6 +178,14 @@ def _local(folder: str | os.PathLike[str]) -> Path:
         return Path(snapshot_download(str(folder), allow_patterns=["config.json", "model.safetensors", "README.md"]))
     except Exception as error:  # the hub client raises many kinds; all mean that there is no model to be had
         raise CheckpointError(f"There is no folder {folder}, and the Hugging Face Hub gave none: {error}") from error
+
+
+def description(model: PretrainedModel, *parts: Any) -> Any:
+    """What a run must agree with to be resumed: the configuration, or names of the parts where one has none."""
+    try:
+        return to_config(model)
+    except ConfigError:
+        return [repr(model.manifold), *[part if isinstance(part, str) else type(part).__name__ for part in parts]]
 
 
 class PretrainedModel(nn.Module):

@@ -19,6 +19,7 @@ from .learned import LearnedMultistep, MultistepFit, fit_multistep
 from .likelihood import (
     DensitySolution,
     LikelihoodResult,
+    concatenated,
     integrate_with_log_density,
     log_likelihood,
     sample_with_log_prob,
@@ -71,6 +72,7 @@ __all__ = [
     "Tableau",
     "Term",
     "arc_length",
+    "concatenated",
     "curve_point",
     "equal_arc_length",
     "find_saddle",

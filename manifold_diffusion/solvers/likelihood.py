@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from .integrate import Callback, check_combination, integrate
 __all__ = [
     "DensitySolution",
     "LikelihoodResult",
+    "concatenated",
     "integrate_with_log_density",
     "log_likelihood",
     "sample_with_log_prob",
@@ -64,6 +65,20 @@ class LikelihoodResult:
     standard_error: Tensor | None
     x_1: Tensor
     n_evaluations: int
+
+
+Result = TypeVar("Result", DensitySolution, LikelihoodResult)
+
+
+def concatenated(results: Sequence[Result]) -> Result:
+    """One result from those of the parts of a batch."""
+
+    def joined(values: Sequence[Any]) -> Any:
+        if isinstance(values[0], Tensor):
+            return torch.cat(list(values))
+        return None if values[0] is None else max(values)
+
+    return type(results[0])(*map(joined, zip(*(vars(result).values() for result in results), strict=True)))
 
 
 def integrate_with_log_density(

@@ -15,11 +15,12 @@ from .._errors import ConfigError, DataError
 from .._version import __version__
 from ..manifolds import Compact
 from .arguments import new_model_parser, parse_for_model
-from .files import Data, add_data_options, check_target, load_data, open_model, write_text
+from .files import Data, add_data_options, check_target, draw, load_data, log_density, open_density, write_text
 from .info import table
 
 if TYPE_CHECKING:
     from ..models import GenerativeModel
+    from ..models.learned_kernels import LearnedDensity
 from ..models.inputs import cast_points
 
 __all__ = ["data_options", "run"]
@@ -54,7 +55,7 @@ def run(argv: Sequence[str]) -> int:
     if given is None:
         return 0
     check_target(given["out"], (".json",))
-    model = open_model(given["model"], given["trusted"], given["device"])
+    model = open_density(given["model"], given["trusted"], given["device"])
     options = data_options(given["data"], model)
     data = load_data(options, model.manifold, getattr(model.network, "cond_dim", 0))
     if not len(data.test.x):
@@ -82,7 +83,7 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def data_options(given: Mapping[str, Any], model: GenerativeModel) -> dict[str, Any]:
+def data_options(given: Mapping[str, Any], model: GenerativeModel | LearnedDensity) -> dict[str, Any]:
     """Options of the data: those given and, unless they name other data, those that the model was trained with."""
     given = {k: v for k, v in given.items() if v is not None}
     saved = model.metadata.get("data options")
@@ -93,14 +94,14 @@ def data_options(given: Mapping[str, Any], model: GenerativeModel) -> dict[str, 
     return {**saved, **given}
 
 
-def _likelihoods(model: GenerativeModel, data: Data, baselines: bool) -> dict[str, Any]:
+def _likelihoods(model: GenerativeModel | LearnedDensity, data: Data, baselines: bool) -> dict[str, Any]:
     """Print and return the negative log-likelihood of the test points under the model and under kernel densities."""
     from ..metrics import AdaptiveKernelDensity, Estimate, KernelDensity, KernelMixture, nll
 
     like = model.like
     cond = None if data.test.cond is None else data.test.cond.to(like)
     start = time.perf_counter()
-    own = model.log_prob(cast_points(model.manifold, data.test.x, like), cond).cpu()
+    own = log_density(model, cast_points(model.manifold, data.test.x, like), cond).cpu()
     seconds = time.perf_counter() - start
     log_probs: dict[str, Tensor] = {"model (exact)": own}
     if baselines:
@@ -128,7 +129,7 @@ def _likelihoods(model: GenerativeModel, data: Data, baselines: bool) -> dict[st
     return out
 
 
-def _two_sample_tests(model: GenerativeModel, data: Data, given: Mapping[str, Any]) -> dict[str, Any]:
+def _two_sample_tests(model: GenerativeModel | LearnedDensity, data: Data, given: Mapping[str, Any]) -> dict[str, Any]:
     """Print and return the tests of samples against test points."""
     from ..metrics import HeatGram, c2st, mmd2_unbiased, mmd_permutation_test, real_vs_real_floor
 
@@ -138,8 +139,7 @@ def _two_sample_tests(model: GenerativeModel, data: Data, given: Mapping[str, An
     cond = None if data.test.cond is None else data.test.cond[: min(len(test), given["n"])].to(like)
     n = min(given["n"], _MAX_SAMPLE) if cond is None else len(cond)
     noise = torch.Generator(given["device"]).manual_seed(given["seed"])
-    how = {} if given["method"] is None else {"method": given["method"]}
-    samples = model.sample(n, steps=given["steps"], cond=cond, generator=noise, **how).cpu().to(test)
+    samples = draw(model, n, noise, cond, steps=given["steps"], method=given["method"]).cpu().to(test)
     gram = HeatGram(model.manifold)
     permuted = mmd_permutation_test(samples, test, gram, given["permutations"], generator)
     by = f" ({given['method']})" if given["method"] else ""

@@ -20,13 +20,17 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
     from ..models import GenerativeModel
+    from ..models.learned_kernels import LearnedDensity
 
 __all__ = [
     "DATA_DEFAULTS",
     "Data",
     "add_data_options",
     "check_target",
+    "draw",
     "load_data",
+    "log_density",
+    "open_density",
     "open_model",
     "parse_condition",
     "points_text",
@@ -200,22 +204,40 @@ def open_model(folder: str, trusted: Sequence[str] = (), device: str = "cpu") ->
     """Saved model in ``folder`` or ``folder/model``, or ``hf://owner/name`` of the Hugging Face Hub.
 
     Raises:
+        CheckpointError: there is none, or it is truncated or altered, or a density without a process.
+    """
+    from ..models import GenerativeModel
+
+    model = open_density(folder, trusted, device)
+    if not isinstance(model, GenerativeModel):
+        raise CheckpointError(
+            f"{folder} holds a {type(model).__name__}, which has no process. It can be sampled, evaluated and plotted."
+        )
+    return model
+
+
+def open_density(folder: str, trusted: Sequence[str] = (), device: str = "cpu") -> GenerativeModel | LearnedDensity:
+    """The same, learned kernel densities included.
+
+    Raises:
         CheckpointError: there is none, or it is truncated or altered.
     """
     from ..models import GenerativeModel
+    from ..models.learned_kernels import LearnedDensity
+    from ..models.pretrained import PretrainedModel
 
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {device} can't be used: {str(error).splitlines()[0]}") from error
+    path: str | Path = Path(folder)
     if folder.startswith("hf://"):
-        return GenerativeModel.from_pretrained(folder.removeprefix("hf://"), trusted=trusted, device=device)
-    path = Path(folder)
-    if not path.is_dir():
+        path = folder.removeprefix("hf://")
+    elif not path.is_dir():
         raise CheckpointError(
             f"There is no folder {folder}. For a model of the Hugging Face Hub write hf://owner/name."
         )
-    if not (path / "config.json").exists():
+    elif not (path / "config.json").exists():
         if (path / "model" / "config.json").exists():
             path = path / "model"
         elif (path / "last.ckpt").exists():
@@ -223,10 +245,47 @@ def open_model(folder: str, trusted: Sequence[str] = (), device: str = "cpu") ->
                 f"The run in {folder} is not finished: continue it with `manifold-diffusion fit --out_dir {folder} "
                 "--resume`."
             )
-    return GenerativeModel.from_pretrained(path, trusted=trusted, device=device)
+    model = PretrainedModel.from_pretrained(path, trusted=trusted, device=device)
+    if not isinstance(model, GenerativeModel | LearnedDensity):
+        raise CheckpointError(f"{folder} holds a {type(model).__name__}, not a density on a manifold.")
+    return model
 
 
-def parse_condition(text: str | None, model: GenerativeModel) -> Tensor | None:
+def draw(
+    model: GenerativeModel | LearnedDensity, n: int, generator: torch.Generator, cond: Tensor | None = None, **how: Any
+) -> Tensor:
+    """Samples of a model.
+
+    Args:
+        model: the model.
+        n: how many.
+        generator: source of the draws.
+        cond: conditions; None for none.
+        how: options of ``sample``, those that are None or False left out.
+
+    Raises:
+        ConfigError: if a solver is chosen for a density that has none.
+    """
+    from ..models import GenerativeModel
+
+    given = {name: value for name, value in how.items() if value is not None and value is not False}
+    if isinstance(model, GenerativeModel):
+        return model.sample(n, cond=cond, generator=generator, **given)
+    needless = [name for name in ("method", "steps", "return_trajectory") if name in given]
+    if needless:
+        name = needless[0].removeprefix("return_")
+        raise ConfigError(f"A {type(model).__name__} is sampled without a solver: leave out --{name}.")
+    return model.sample(n, generator=generator)
+
+
+def log_density(model: GenerativeModel | LearnedDensity, x: Tensor, cond: Tensor | None = None) -> Tensor:
+    """Log density of points, with their conditions if they have some."""
+    from ..models import GenerativeModel
+
+    return model.log_prob(x, cond) if isinstance(model, GenerativeModel) else model.log_prob(x)
+
+
+def parse_condition(text: str | None, model: GenerativeModel | LearnedDensity) -> Tensor | None:
     """Condition ``(cond_dim,)`` from a text such as ``0.5,1``."""
     cond_dim = getattr(model.network, "cond_dim", 0)
     if text is None:

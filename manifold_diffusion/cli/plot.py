@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
 from ..models.inputs import cast_points
 from .arguments import new_model_parser, parse_for_model
 from .evaluate import data_options
-from .files import add_data_options, check_target, load_data, open_model
+from .files import add_data_options, check_target, draw, load_data, log_density, open_density
 
 __all__ = ["run"]
 
@@ -33,15 +34,15 @@ def run(argv: Sequence[str]) -> int:
     if given is None:
         return 0
     check_target(given["out"], _SUFFIXES)
-    model = open_model(given["model"], given["trusted"], given["device"])
+    model = open_density(given["model"], given["trusted"], given["device"])
     data = load_data(data_options(given["data"], model), model.manifold, getattr(model.network, "cond_dim", 0))
     held_out = data.test if len(data.test.x) else data.train
     like = model.like
     x = cast_points(model.manifold, held_out.x[: given["n"]], like)
     cond = None if held_out.cond is None else held_out.cond[: len(x)].to(like)
     generator = torch.Generator(given["device"]).manual_seed(given["seed"])
-    samples = model.sample(len(x) if cond is not None else given["n"], cond=cond, generator=generator)
-    density = model.log_prob if given["density"] and cond is None else None
+    samples = draw(model, len(x) if cond is not None else given["n"], generator, cond)
+    density = partial(log_density, model) if given["density"] and cond is None else None
 
     from ..plotting import compare
 

@@ -9,7 +9,7 @@ import torch
 
 from .._errors import ConfigError
 from .arguments import new_model_parser, parse_for_model
-from .files import check_target, open_model, parse_condition, points_text, write_arrays, write_text
+from .files import check_target, draw, log_density, open_density, parse_condition, points_text, write_arrays, write_text
 
 __all__ = ["run"]
 
@@ -43,21 +43,22 @@ def run(argv: Sequence[str]) -> int:
     suffix = check_target(given["out"], (".npz", ".csv"))
     if given["trajectory"] and suffix != ".npz":
         raise ConfigError("--trajectory needs --out with the suffix .npz: a table holds one state per point.")
-    model = open_model(given["model"], given["trusted"], given["device"])
+    model = open_density(given["model"], given["trusted"], given["device"])
     generator = torch.Generator(given["device"]).manual_seed(given["seed"])
     cond = parse_condition(given["cond"], model)
-    states = model.sample(
+    states = draw(
+        model,
         given["n"],
+        generator,
+        cond,
         steps=given["steps"],
-        **({} if given["method"] is None else {"method": given["method"]}),
-        cond=cond,
-        generator=generator,
+        method=given["method"],
         batch_size=given["batch_size"],
         return_trajectory=given["trajectory"],
         progress=given["out"] is not None and sys.stderr.isatty(),
     )
     points = states[-1] if given["trajectory"] else states
-    log_prob = model.log_prob(points, cond).cpu() if given["log_prob"] else None
+    log_prob = log_density(model, points, cond).cpu() if given["log_prob"] else None
     if given["out"] is not None and suffix == ".npz":
         arrays = {"points": points.cpu().numpy(), "manifold": repr(model.manifold)}
         if log_prob is not None:

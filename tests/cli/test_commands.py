@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from manifold_diffusion import AnalyticDiffusion, RiemannianDiffusion
+from manifold_diffusion import AnalyticDiffusion, LearnedKernelDensity, RiemannianDiffusion
 from manifold_diffusion.cli import main
 from manifold_diffusion.cli.build import build_model
 from manifold_diffusion.manifolds import Sphere
@@ -97,6 +97,24 @@ def test_a_closed_form_model_is_evaluated_and_drawn(
     figure = tmp_path / "f.png"
     assert main(["plot", model, *data, "--n", "20", "--resolution", "12", "--out", str(figure)]) == 0
     assert figure.stat().st_size > 10_000
+
+
+def test_learned_kernels_are_drawn_evaluated_and_plotted(
+    places: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fails: Any
+) -> None:
+    points = Sphere(2).random_uniform(50, generator=torch.Generator().manual_seed(0))
+    LearnedKernelDensity(Sphere(2), points).save_pretrained(tmp_path / "model")
+    model, data = str(tmp_path / "model"), ["--data", str(places)]
+    assert main(["evaluate", model, *data, "--n", "20", "--permutations", "10"]) == 0
+    table = capsys.readouterr().out
+    assert "model (exact)" in table and "20 samples against" in table
+    assert main(["sample", model, "--n", "4", "--log_prob", "true"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    figure = tmp_path / "f.png"
+    assert main(["plot", model, *data, "--n", "20", "--resolution", "12", "--out", str(figure)]) == 0
+    assert figure.stat().st_size > 10_000
+    assert "without a solver: leave out --steps" in fails("sample", model, "--steps", "3")
+    assert "has no process" in fails("probe", model)
 
 
 def test_evaluate_on_other_data(run_folder: Path, places: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,9 +11,9 @@ import torch
 from experiments.likelihood import methods
 from experiments.likelihood.rows import Rows, kinds, write
 from experiments.likelihood.table import END, START, TRAP, Published, fill, markdown
-from manifold_diffusion import AnalyticDiffusion
+from manifold_diffusion import AnalyticDiffusion, RiemannianDiffusion
 from manifold_diffusion.data import PointSet, split
-from manifold_diffusion.manifolds import Torus
+from manifold_diffusion.manifolds import Sphere, Torus
 from manifold_diffusion.metrics import (
     AdaptiveKernelDensity,
     DensityMixture,
@@ -147,6 +147,7 @@ def test_markdown():
     values = [0.1, 0.2, 0.3, 0.4, 0.75]
     facts = [fact("flood", "raw", "kde", seed, value) for seed, value in enumerate(values)]
     facts += [fact("flood", "distinct", "network", 0, -1.0, steps=9, tolerance=1e-3, evaluations=50, change=2e-4)]
+    facts += [fact("angles", "distinct", "copies", 0, 1e5)]
     facts += [fact("angles", "distinct", "kde", seed, 2.0 + seed, n_duplicates=0, grown_nll=seed) for seed in (0, 1)]
     published = [
         Published("theirs", "source", {"flood": "0.5", "angles": "-3.0"}, " †"),
@@ -158,7 +159,7 @@ def test_markdown():
     assert kde == ["`kde`", f"0.350 ± {statistics.stdev(values):.3f}", "", "2.500 ± 0.707 (2)"]
     assert network == ["`network`", "", "-1.000 (1)", ""]
     assert cells(text, "theirs") == ["theirs (source)", "0.5 †", "", "-3.0 †"]
-    assert "elsewhere" not in text and TRAP in text
+    assert "copies" not in text and "elsewhere" not in text and TRAP in text
     assert cells(text, "test points") == ["test points that stand in the training set", "70 %", "0 %", "0 %"]
     assert text.splitlines()[-3].split("|")[1:-1] == [" `network` ", "  ", " 2 + 1 ", "  ", " 9 ", " 50 ", " 0.0002 "]
     assert "tolerance 0.001 nats" in text
@@ -181,3 +182,29 @@ def test_the_table_goes_between_its_markers(tmp_path):
     with pytest.raises(ValueError, match="needs one line"):
         fill(readme, "text")
     assert readme.read_text() == "no markers"
+
+
+def test_torsions_have_methods_of_their_own(monkeypatch):
+    assert {"copies", "chain"} <= set(methods.members_of("hybrid", Torus(7))) <= set(methods.methods_of(Torus(7)))
+    assert not {"copies", "chain"} & set(methods.methods_of(Sphere(2)))
+    assert methods.members_of("network", Torus(7)) == ()
+    g = torch.Generator().manual_seed(0)
+    x = M.random_uniform(200, generator=g, dtype=torch.float64)
+    twins = M.project(x[:100] + 5e-4 * torch.randn(100, 1, generator=g, dtype=torch.float64))
+    assert 2e-4 < methods.copies(M, x, twins).bandwidth < 2e-3
+    assert methods.copies(M, x, M.random_uniform(100, generator=g, dtype=torch.float64)).bandwidth < 3e-3
+
+
+def test_the_network_is_trained_again_with_the_validation_points(tmp_path, monkeypatch):
+    trained = []
+
+    def fit(train, val, seed, manifold, steps, folder):
+        trained.append((len(train), val is None, folder.name))
+        return RiemannianDiffusion(M)
+
+    for place in ("network", "LEARNED"):
+        monkeypatch.setattr(f"experiments.likelihood.rows.{place}", fit if place == "network" else {"network": fit})
+    rows = Rows({"angles": points()}, tmp_path, steps=2, tolerance=0.1, limit=10, again=True)
+    facts = rows.row("angles", "distinct", "network", 0)
+    assert trained == [(10, False, "angles-distinct-network-0"), (20, True, "angles-distinct-network-0-grown")]
+    assert facts["grown_nll"] == pytest.approx(facts["nll"], abs=1e-6)  # neither was trained

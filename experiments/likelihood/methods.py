@@ -139,6 +139,9 @@ ANGLES = ("copies", "chain")
 
 METHODS = (*CLOSED, "closed-mixture", *LEARNED, "hybrid")
 
+MEMBERS = ("copies",)
+"""Those that are of use in a mixture only, and have no place in the tables: alone they expect nothing but repeats."""
+
 
 def methods_of(manifold: Manifold) -> tuple[str, ...]:
     """The methods that are measured on a manifold."""

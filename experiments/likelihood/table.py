@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.likelihood.methods import METHODS
+from experiments.likelihood.methods import MEMBERS, METHODS
 
 SEEDS = 5
 START, END = "<!-- table -->", "<!-- /table -->"
@@ -46,7 +46,7 @@ def markdown(rows: Sequence[dict[str, Any]], names: Sequence[str], published: Se
     known = {(row["data"], row["kind"]) for row in rows}
     columns = [(name, kind) for name in names for kind in ("raw", "distinct") if (name, kind) in known]
     titles = [f"{name} {kind}" if repeats[name] else name for name, kind in columns]
-    methods = [method for method in METHODS if any(row["method"] == method for row in rows)]
+    methods = [name for name in METHODS if name not in MEMBERS and any(row["method"] == name for row in rows)]
 
     def cell(method: str, column: tuple[str, str], show: Callable[[list[dict[str, Any]]], str]) -> str:
         group = [row for row in rows if (row["data"], row["kind"]) == column and row["method"] == method]

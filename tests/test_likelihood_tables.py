@@ -202,8 +202,7 @@ def test_the_network_is_trained_again_with_the_validation_points(tmp_path, monke
         trained.append((len(train), val is None, folder.name))
         return RiemannianDiffusion(M)
 
-    for place in ("network", "LEARNED"):
-        monkeypatch.setattr(f"experiments.likelihood.rows.{place}", fit if place == "network" else {"network": fit})
+    monkeypatch.setattr("experiments.likelihood.rows.LEARNED", {"network": fit})
     rows = Rows({"angles": points()}, tmp_path, steps=2, tolerance=0.1, limit=10, again=True)
     facts = rows.row("angles", "distinct", "network", 0)
     assert trained == [(10, False, "angles-distinct-network-0"), (20, True, "angles-distinct-network-0-grown")]

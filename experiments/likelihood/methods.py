@@ -22,8 +22,11 @@ from manifold_diffusion.models import (
 from manifold_diffusion.networks import TangentMLP
 from manifold_diffusion.processes import BrownianMotion, GeodesicFlow, LogPath, default_schedule
 
-Fit = Callable[[Tensor, Tensor, int, Manifold, int, Path], Density]
-"""``(train, val, seed, manifold, steps, folder) -> density``; a checkpoint in the folder is gone on with."""
+Fit = Callable[[Tensor, Any, int, Manifold, int, Path], Density]
+"""``(train, val, seed, manifold, steps, folder) -> density``; a checkpoint in the folder is gone on with.
+
+Networks are trained without validation points too, where ``val`` is None, and then have their last weights.
+"""
 
 ORDERS = ((0, 1, 2, 3, 4, 5, 6), (3, 2, 1, 0, 4, 5, 6), (3, 6, 2, 1, 0, 4, 5))
 """Of the torsions of RNA: along the backbone, and from the sugar (delta) outwards, chi in the end or at once."""
@@ -50,12 +53,12 @@ SETTINGS = {Sphere(2): Setting(3e-3, 128, 256), Torus(7): Setting(4.5e-3, 512, 0
 
 
 def network(train: Tensor, val: Tensor | None, seed: int, manifold: Manifold, steps: int, folder: Path) -> Density:
-    """Diffusion with the exact heat kernel; without validation points the last weights are taken."""
+    """Diffusion with the exact heat kernel."""
     process = BrownianMotion(manifold, default_schedule(manifold, SETTINGS[manifold].resolution ** 2))
     return _trained(RiemannianDiffusion, process, train, val, seed, steps, folder)
 
 
-def flow(train: Tensor, val: Tensor, seed: int, manifold: Manifold, steps: int, folder: Path) -> Density:
+def flow(train: Tensor, val: Tensor | None, seed: int, manifold: Manifold, steps: int, folder: Path) -> Density:
     """Flow matching along geodesics."""
     path = GeodesicFlow(manifold, LogPath(SETTINGS[manifold].resolution))
     return _trained(RiemannianFlow, path, train, val, seed, steps, folder)

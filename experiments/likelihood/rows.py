@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.likelihood.methods import CLOSED, FLOWS, LEARNED, grown, members_of, network, steps_of
+from experiments.likelihood.methods import CLOSED, FLOWS, LEARNED, grown, members_of, steps_of
 from manifold_diffusion import metrics
 from manifold_diffusion.data import PointSet, repeated, split
 from manifold_diffusion.models import GenerativeModel
@@ -29,7 +29,7 @@ class Rows:
     A row is two files, each written in one step: the log densities of validation and test points, of which mixtures are
     made, then the facts; a row with facts is complete. What a network learns is in a folder of the same name. Densities
     that take points without being chosen or trained again are scored once more ("grown") with the validation points,
-    and so is the network, trained again on all with the same settings, where that is asked for.
+    and so are networks, trained again on all with the same settings, where that is asked for.
 
     Attributes:
         sets: the data, with their repeats, float64.
@@ -37,7 +37,7 @@ class Rows:
         steps: optimiser steps.
         tolerance: of the likelihoods along a flow, in nats a step.
         limit: points of each part that are used.
-        again: whether to train the network again with the validation points.
+        again: whether to train networks again with the validation points.
     """
 
     sets: dict[str, PointSet]
@@ -109,9 +109,9 @@ class Rows:
         facts |= {"steps": steps, "fit_s": fitted - start, "score_s": time.perf_counter() - fitted}
         if method not in FLOWS:
             scores["grown"] = grown(model, val).log_prob(test).double()
-        elif method == "network" and self.again:
+        elif self.again:
             everything = folder.with_name(f"{folder.name}-grown")
-            model = network(torch.cat([train, val]), None, seed, manifold, steps, everything)
+            model = fit(torch.cat([train, val]), None, seed, manifold, steps, everything)
             assert isinstance(model, GenerativeModel)
             scores["grown"] = model.log_prob(test, tolerance=self.tolerance).double()
         return facts, scores

@@ -43,7 +43,7 @@ def test_interrupt_has_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     def interrupt(*args: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sample, "open_model", interrupt)
+    monkeypatch.setattr(sample, "open_density", interrupt)
     assert main(["sample", "anything"]) == 130
     assert capsys.readouterr().err == "manifold-diffusion sample: interrupted\n"
 

@@ -14,10 +14,10 @@ import json
 from pathlib import Path
 
 import torch
-from measure import write
 from methods import METHODS, build
 from spaces import tori
 
+from manifold_diffusion.cli.files import write_text
 from manifold_diffusion.metrics import Estimate
 
 SCORED = 4000  # angles per seed whose likelihood is taken
@@ -62,7 +62,7 @@ def main() -> None:
                 file = args.out / f"{method}-{n}-{args.points}-{seed}.json"
                 if not file.exists() or args.smoke:
                     losses = measure(n, method, args.points, seed, args.steps, file.with_suffix(""))
-                    write(file, losses)
+                    write_text(file, json.dumps(losses))
                     print(f"{file.stem}: {summary([losses['test']])}, {summary([losses['train']])}", flush=True)
                 rows.append(json.loads(file.read_text()))
             found = " | ".join(summary([row[part] for row in rows]) for part in ("test", "train"))

@@ -1,6 +1,5 @@
 """One row of the comparison: train a method on a data set, take its likelihood and the MMD of its samples."""
 
-import json
 import time
 from pathlib import Path
 
@@ -43,10 +42,3 @@ def measure(name: str, method: str, space: Space, seed: int, effort: float, limi
     facts["mmd"] = {k: sum(values) / len(values) for k, values in curves.items()}
     print(f"{name}, {method}, seed {seed}: NLL {facts['nll']:.3f}, {time.perf_counter() - start:.0f} s", flush=True)
     return facts
-
-
-def write(file: Path, row: dict) -> None:
-    """Write a row in one step: whoever looks, or kills, sees all of it or nothing."""
-    draft = file.with_suffix(".part")
-    draft.write_text(json.dumps(row))
-    draft.replace(file)

@@ -9,12 +9,15 @@ samples as test points), over its floor: the same between training and test poin
 """
 
 import argparse
+import json
 from pathlib import Path
 
-from measure import EVALUATIONS, LEARNED, measure, write
+from measure import EVALUATIONS, LEARNED, measure
 from methods import METHODS
 from spaces import spaces
 from table import markdown
+
+from manifold_diffusion.cli.files import write_text
 
 
 def main() -> None:
@@ -39,7 +42,7 @@ def main() -> None:
                 file = out / f"{name}-{method}-{seed}.json"
                 if not file.exists() or args.smoke:
                     facts = measure(name, method, found[name], seed, effort, limit, file.with_suffix(""))
-                    write(file, facts)
+                    write_text(file, json.dumps(facts))
     print(f"\n{markdown(out, [*map(str, EVALUATIONS), *[f'{k} learned' for k in LEARNED]])}")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .._errors import ConfigError, DataError
 from .._version import __version__
-from ..manifolds import Compact
+from ..manifolds import Compact, cast_points
 from .arguments import new_model_parser, parse_for_model
 from .files import Data, add_data_options, check_target, draw, load_data, log_density, open_density, write_text
 from .info import table
@@ -21,7 +21,6 @@ from .info import table
 if TYPE_CHECKING:
     from ..models import GenerativeModel
     from ..models.learned_kernels import LearnedDensity
-from ..models.inputs import cast_points
 
 __all__ = ["data_options", "run"]
 

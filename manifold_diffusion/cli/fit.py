@@ -13,8 +13,9 @@ import torch
 
 from .._config import nearest
 from .._errors import CheckpointError, ConfigError, ManifoldDiffusionError
+from ..manifolds import cast_points
 from ..models import GenerativeModel
-from ..models.inputs import cast_points
+from ..models.card import n_parameters
 from ._yaml import read_yaml, to_yaml
 from .arguments import HelpShown, new_parser, parse
 from .build import build_model, model_section
@@ -58,7 +59,7 @@ def run(argv: Sequence[str]) -> int:
     resolved["out_dir"] = str(folder)
     _check_folder(folder, given["resume"], given["overwrite"])
     counts = f"{data.name}: {data.counts}; {model.manifold}, "
-    print(counts + f"{sum(p.numel() for p in model.network.parameters()):,} parameters", flush=True)
+    print(counts + n_parameters(model.network), flush=True)
     result = _train(model, data, resolved, folder, given["resume"], given["overwrite"])
     if result.stopped_by == "interrupt":
         again = shlex.join(["manifold-diffusion", "fit", "--out_dir", str(folder), "--resume"])

@@ -92,12 +92,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _card(folder: str, trusted: Sequence[str]) -> str:
+    from ..models.card import n_parameters
+
     model = open_model(folder, trusted)
     schedule = getattr(model.process, "schedule", None)
     lines = {
         "manifold": f"{manifold_name(to_config(model.manifold))} (dimension {model.manifold.dim})",
         "process": f"{_process(model.process)}" + (f", {schedule!r}" if schedule is not None else ""),
-        "network": f"{type(model.network).__name__}, {sum(p.numel() for p in model.network.parameters()):,} parameters",
+        "network": f"{type(model.network).__name__}, {n_parameters(model.network)}",
         "objective": type(model.objective).__name__,
         **{key: str(value) for key, value in model.metadata.items()},
     }

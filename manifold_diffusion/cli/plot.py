@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 
-from ..models.inputs import cast_points
+from ..manifolds import cast_points
 from .arguments import new_model_parser, parse_for_model
 from .evaluate import data_options
-from .files import add_data_options, check_target, draw, load_data, log_density, open_density
+from .files import add_data_options, check_target, draw, load_data, open_density
 
 __all__ = ["run"]
 
@@ -42,7 +41,7 @@ def run(argv: Sequence[str]) -> int:
     cond = None if held_out.cond is None else held_out.cond[: len(x)].to(like)
     generator = torch.Generator(given["device"]).manual_seed(given["seed"])
     samples = draw(model, len(x) if cond is not None else given["n"], generator, cond)
-    density = partial(log_density, model) if given["density"] and cond is None else None
+    density = model.log_prob if given["density"] and cond is None else None
 
     from ..plotting import compare
 

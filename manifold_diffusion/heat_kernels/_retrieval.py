@@ -99,12 +99,10 @@ class TorusRetrieval(Retrieval):
 
     def __init__(self, manifold: Torus) -> None:
         super().__init__(manifold)
-        self.periods = manifold.lengths
+        self.periods, self._in_box = manifold.lengths, manifold.in_box
 
     def coordinates(self, x: Tensor) -> Tensor:
-        period = torch.tensor(self.periods, dtype=x.dtype)
-        x = torch.remainder(x, period)
-        return torch.where(x >= period, 0.0, x)
+        return self._in_box(x)
 
     def reach(self, chord: Tensor) -> Tensor:
         return chord

@@ -19,9 +19,9 @@ _CROSS_OVER = {torch.float64: (1.2, 8)}  # 5e-15, 8e-22
 _SINGLE = (2.4, 3)  # 7e-8, 5e-9
 
 
-def wrap_angle(d: Tensor) -> Tensor:
-    """Angle modulo 2 pi in [-pi, pi]."""
-    return d - _TWO_PI * torch.round(d / _TWO_PI)
+def wrap_angle(d: Tensor, period: Tensor | float = _TWO_PI) -> Tensor:
+    """Angle modulo 2 pi in [-pi, pi], or modulo another period."""
+    return d - period * torch.round(d / period)
 
 
 def _images(d: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:

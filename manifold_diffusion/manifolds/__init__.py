@@ -3,7 +3,7 @@
 One file a family; a newcomer adds a manifold by writing the five methods of :class:`Manifold`.
 """
 
-from .base import Manifold
+from .base import Manifold, cast_points
 from .boundary import Domain, Restricted
 from .calculus import (
     divergence,
@@ -90,6 +90,7 @@ __all__ = [
     "Torus",
     "U",
     "WithBoundary",
+    "cast_points",
     "curved_dist",
     "curved_exp",
     "curved_inner",

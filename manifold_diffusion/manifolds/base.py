@@ -372,6 +372,12 @@ class Manifold(ABC):
         return a.reshape(*a.shape, *(1,) * len(self.point_shape))
 
 
+def cast_points(manifold: Manifold, x: Tensor, like: Tensor | torch.dtype) -> Tensor:
+    """Points in another dtype (and on the device, of a tensor ``like``): to fewer digits or more, on the manifold."""
+    y = x.to(like)
+    return y if y.dtype == x.dtype else manifold.project(y)
+
+
 def _dtype_name(x: Tensor) -> str:
     return str(x.dtype).removeprefix("torch.")
 

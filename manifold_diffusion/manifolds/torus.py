@@ -86,6 +86,12 @@ class Torus(Spectral, LieGroup):
         # One rounding can leave a value just outside the half-open interval.
         return torch.where(wrapped <= -half, wrapped + period, wrapped)
 
+    def in_box(self, x: Tensor) -> Tensor:
+        """Coordinates modulo their periods in [0, L), as periodic trees take them."""
+        period = self.period_like(x)
+        y = torch.remainder(x, period)
+        return torch.where(y >= period, 0.0, y)  # the remainder of a tiny negative number rounds to the period
+
     def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         return (u * v).sum(-1)
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from .._errors import DataError
-from ..manifolds import Manifold
+from ..manifolds import Manifold, cast_points
 from .estimate import Estimate
-from .pairwise import blocks, on_manifold, squared_chord
+from .pairwise import blocks, squared_chord
 from .pit import share_above
 
 __all__ = ["Memorisation", "memorisation", "nearest_distance"]
@@ -107,7 +107,7 @@ def nearest_distance(manifold: Manifold, x: Tensor, points: Tensor) -> Tensor:
     manifold.check_point(points, "points")
     if len(points) == 0:
         raise DataError("There is no point to measure the distance to: points is empty.")
-    x, points = on_manifold(manifold, x), on_manifold(manifold, points.to(x.device))
+    x, points = cast_points(manifold, x, torch.float64), cast_points(manifold, points.to(x.device), torch.float64)
     e, f = manifold.embed(x), manifold.embed(points)
     rounding = 1e-14 * float(1 + f.square().sum(1).max())
     out = [x.new_zeros(0)]

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from .._errors import DataError, NumericsError
 from ..heat_kernels import heat_kernel
-from ..manifolds import SO3, Manifold, Sphere
+from ..manifolds import SO3, Manifold, Sphere, cast_points
 
-__all__ = ["blocks", "heat_density", "log_density", "log_density_grid", "on_manifold", "over_batch", "squared_chord"]
+__all__ = ["blocks", "heat_density", "log_density", "log_density_grid", "over_batch", "squared_chord"]
 
 _BLOCK = 1 << 18
 """Pairs that are in memory at a time."""
@@ -42,11 +42,6 @@ def squared_chord(e: Tensor, f: Tensor) -> Tensor:
     """Squared Euclidean distances of all pairs of rows, ``(n, k), (m, k) -> (n, m)``; in float64 accurate to 1e-15."""
     cross = torch.addmm(e.square().sum(1, keepdim=True) + f.square().sum(1), e, f.mT, alpha=-2)
     return cross.clamp_min_(0)
-
-
-def on_manifold(manifold: Manifold, x: Tensor) -> Tensor:
-    """float64, and on the manifold to that precision."""
-    return x if x.dtype == torch.float64 else manifold.project(x.double())
 
 
 def over_batch(manifold: Manifold, log_prob: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -150,7 +145,7 @@ def log_density_grid(
     if not _half_chord(manifold):
         return torch.stack([log_density(manifold, x, centres, tau, own=own) for tau in taus], 1)
     n_seen = _summed(centres, own)
-    e, f = (manifold.embed(on_manifold(manifold, points)) for points in (x, centres))
+    e, f = (manifold.embed(cast_points(manifold, points, torch.float64)) for points in (x, centres))
     order = sorted(range(len(taus)), key=lambda j: -taus[j])
     wide = [j for j in order if taus[j] >= _WIDE_TAU]
     narrow = order[len(wide) :]
@@ -202,7 +197,7 @@ def log_density(
         NumericsError: a result that is not finite.
     """
     centres = centres.to(x)  # the exact kernel is evaluated in the dtype of x, the bound in float64
-    e, f = (manifold.embed(on_manifold(manifold, points)) for points in (x, centres))
+    e, f = (manifold.embed(cast_points(manifold, points, torch.float64)) for points in (x, centres))
     kernel, m = heat_kernel(manifold), len(centres)
     taus = torch.as_tensor(tau, dtype=torch.float64, device=x.device).expand(m)
     log_w = torch.full_like(taus, -math.log(_summed(centres, own))) if log_weights is None else log_weights.double()

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from .._errors import ConfigError, DataError
 from ..heat_kernels import heat_kernel
-from ..manifolds import Manifold
-from .pairwise import blocks, on_manifold
+from ..manifolds import Manifold, cast_points
+from .pairwise import blocks
 
 __all__ = ["effective_number", "effective_sample_size"]
 
@@ -58,7 +58,8 @@ def effective_sample_size(
         raise DataError(f"There must be data, and one weight each; got {len(data)} points and weights of {shape}.")
     if not 0 < tau < float("inf"):
         raise ConfigError(f"tau, the Brownian time, must be positive and finite; got {tau}.")
-    kernel, x, centres = heat_kernel(manifold), on_manifold(manifold, x), on_manifold(manifold, data.to(x.device))
+    kernel, centres = heat_kernel(manifold), cast_points(manifold, data.to(x.device), torch.float64)
+    x = cast_points(manifold, x, torch.float64)
     log_w = None if weights is None else weights.to(centres).log()
     out = [x.new_zeros(0)]
     for rows in blocks(len(x), len(centres)):

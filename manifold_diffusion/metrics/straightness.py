@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from .._errors import ConfigError
-from ..manifolds import Manifold
+from ..manifolds import Manifold, cast_points
 from .estimate import Estimate
-from .pairwise import on_manifold
 
 __all__ = ["Straightness", "straightness"]
 
@@ -107,7 +106,7 @@ def straightness(manifold: Manifold, trajectory: Tensor, velocity: Tensor, times
     if not bool((times - even).abs().max() < 1e-6) or sorted((float(times[0]), float(times[-1]))) != [0.0, 1.0]:
         raise ConfigError(f"times must be equidistant, from 0 to 1 or from 1 to 0; got {times.tolist()}.")
     manifold.check_point(trajectory, "trajectory")
-    x, v = on_manifold(manifold, trajectory.detach()), velocity.detach().double()
+    x, v = cast_points(manifold, trajectory.detach(), torch.float64), velocity.detach().double()
     square = manifold.inner(x, v, v)
     energy, length = _simpson(square), _simpson(square.sqrt())
     error = abs(float((energy - _simpson(square[::2])).mean())) / 15

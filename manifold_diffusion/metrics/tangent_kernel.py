@@ -13,13 +13,13 @@ from torch import Tensor
 
 from .._errors import ConfigError, DataError
 from ..heat_kernels.mixture import draw_index
-from ..manifolds import Manifold, tangent_coordinates
+from ..manifolds import Manifold, cast_points, tangent_coordinates
 from .estimate import Estimate
 from .kernel_density import FLOOR, _check_bandwidths, _check_data
 from .mixture_weights import fit_mixture, log_mixture
 from .neighbours import nearest_others
 from .normal_kernels import coefficients, log_sums, normal_reach, sample_normal
-from .pairwise import on_manifold, over_batch
+from .pairwise import over_batch
 
 __all__ = ["TangentKernelMixture", "TangentShape"]
 
@@ -144,7 +144,7 @@ class TangentKernelMixture:
     @cached_property
     def _data(self) -> tuple[Tensor, Tensor]:
         """Centres and bases of their tangent spaces, float64."""
-        c = on_manifold(self.manifold, self.centres)
+        c = cast_points(self.manifold, self.centres, torch.float64)
         return c, self.manifold.tangent_basis(c)
 
     @cached_property
@@ -171,4 +171,4 @@ class TangentKernelMixture:
         """Log densities of the shapes at ``x``, ``(n, n_shapes)``, float64."""
         M, (c, basis), factors = self.manifold, self._data, self._factors
         laws = coefficients(factors.new_zeros(factors.shape[:-1]), factors, factors.new_tensor(-math.log(len(c))))
-        return log_sums(M, c, basis, laws, on_manifold(M, x))
+        return log_sums(M, c, basis, laws, cast_points(M, x, torch.float64))

@@ -31,7 +31,7 @@ from ..solvers import (
     log_likelihood,
     sample_with_log_prob,
 )
-from .card import model_card
+from .card import model_card, n_parameters
 from .inputs import check_network, check_points, conditions, in_chunks, in_own_dtype, same_process, times_at
 from .pretrained import PretrainedModel, description
 from .string import evolve_string
@@ -370,10 +370,9 @@ class GenerativeModel(PretrainedModel):
 
     def _card(self) -> str:
         schedule = getattr(self.process, "schedule", "one per factor")
-        parameters = sum(p.numel() for p in self.network.parameters())
         facts = [
             f"process: `{type(self.process).__name__}`, schedule `{schedule}`",
-            f"network: `{type(self.network).__name__}`, {parameters:,} parameters",
+            f"network: `{type(self.network).__name__}`, {n_parameters(self.network)}",
             f"objective: `{type(self.objective).__name__}`",
         ]
         note = (

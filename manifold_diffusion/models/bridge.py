@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from .._errors import ConfigError
 from ..data import Coupling
-from ..manifolds import Manifold, Power
+from ..manifolds import Manifold, Power, cast_points
 from ..networks import TangentMLP
 from ..objectives import BridgeMatching
 from ..processes import BridgeMixture, EmpiricalPrior
 from ..processes.bridges import Direction
 from ..solvers import ConstantSteps, GeodesicEulerMaruyama, GeodesicRK4, integrate
-from .card import model_card
-from .inputs import cast_points, times_at
+from .card import model_card, n_parameters
+from .inputs import times_at
 from .pretrained import PretrainedModel
 
 if TYPE_CHECKING:
@@ -303,8 +303,7 @@ class SchrodingerBridge(PretrainedModel):
     def _card(self) -> str:
         facts = [
             f"Brownian time from end to end: {self.tau:g}",
-            f"networks: `{type(self.to_0).__name__}`, `{type(self.to_1).__name__}`, "
-            f"{sum(p.numel() for p in self.parameters()):,} parameters",
+            f"networks: `{type(self.to_0).__name__}`, `{type(self.to_1).__name__}`, {n_parameters(self)}",
         ]
         example = ["x0 = model.sample(x1)  # and model.sample(x0, direction='to_1')"]
         return model_card(f"Schroedinger bridge on {self.manifold}", type(self).__name__, facts, example, self.metadata)

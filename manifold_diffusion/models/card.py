@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import nn
+
 from .._version import __version__
 
-__all__ = ["model_card"]
+__all__ = ["model_card", "n_parameters"]
 
 
 def model_card(
@@ -51,6 +53,11 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def n_parameters(module: nn.Module) -> str:
+    """How many parameters a network has, in words."""
+    return f"{sum(p.numel() for p in module.parameters()):,} parameters"
 
 
 def _text(value: Any) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from .._config import to_config
 from .._errors import ConfigError, DataError
 from .._safe import readable
-from ..manifolds import Manifold
+from ..manifolds import Manifold, cast_points
 from ..processes import Process
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from .pretrained import PretrainedModel
 
 __all__ = [
-    "cast_points",
     "check_network",
     "check_points",
     "conditions",
@@ -88,12 +87,6 @@ def in_chunks(
     for start in range(0, max(n, 1), batch_size):
         size = min(batch_size, n - start)
         yield size, None if cond is None else cond[start : start + size]
-
-
-def cast_points(manifold: Manifold, x: Tensor, like: Tensor | torch.dtype) -> Tensor:
-    """Points in another dtype (and on the device, of a tensor ``like``): to fewer digits or more, on the manifold."""
-    y = x.to(like)
-    return y if y.dtype == x.dtype else manifold.project(y)
 
 
 def in_own_dtype(model: PretrainedModel, points: Any, name: str, manifold: Manifold | None = None) -> Any:

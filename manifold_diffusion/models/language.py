@@ -15,7 +15,7 @@ from ..manifolds import Manifold
 from ..networks import TokenTransformer
 from ..objectives import TokenFlow, TokenFlowMap
 from ..processes import TokenPath
-from .card import model_card
+from .card import model_card, n_parameters
 from .pretrained import PretrainedModel, description
 
 if TYPE_CHECKING:
@@ -236,9 +236,8 @@ class FlowMapLanguageModel(PretrainedModel):
     # ------------------------------------------------------------------ helpers
 
     def _card(self) -> str:
-        parameters = sum(p.numel() for p in self.network.parameters())
         facts = [
-            f"network: `{type(self.network).__name__}`, {parameters:,} parameters",
+            f"network: `{type(self.network).__name__}`, {n_parameters(self.network)}",
             f"flow map trained by the rule `{self.rule}`",
         ]
         title = f"Flow map language model: {self.length} tokens of {self.n_tokens}"

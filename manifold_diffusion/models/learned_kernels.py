@@ -14,7 +14,7 @@ from ..manifolds import Manifold
 from ..networks import ConditionalKernels, KernelField
 from ..networks.kernel_field import NARROW
 from ..objectives import LogLikelihood
-from .card import model_card
+from .card import model_card, n_parameters
 from .pretrained import PretrainedModel
 
 if TYPE_CHECKING:
@@ -33,13 +33,23 @@ class LearnedDensity(PretrainedModel):
 
     Attributes:
         network: the density, with its ``centres``.
-        fewest: number of points that it needs.
+        title: what the model card calls it.
         defaults: what :meth:`fit` passes on unless told otherwise.
     """
 
     network: KernelField | ConditionalKernels
-    fewest: int
+    title: ClassVar[str]
     defaults: ClassVar[Mapping[str, Any]]
+
+    @property
+    def reach(self) -> int:
+        """The largest number of neighbours that are asked."""
+        raise NotImplementedError
+
+    @property
+    def _about(self) -> str:
+        """What the model card says beside the number of points."""
+        raise NotImplementedError
 
     @property
     def data(self) -> int:
@@ -109,11 +119,15 @@ class LearnedDensity(PretrainedModel):
         """
         keep = torch.ones(self.data, dtype=torch.bool, device=self.network.centres.device)
         keep[which] = False
-        if int(keep.sum()) < self.fewest:
-            raise DataError(
-                f"{int(keep.sum())} points would be left, fewer than the {self.fewest} needed. Build another model."
-            )
+        left, fewest = int(keep.sum()), max(8, 2 * self.reach)
+        if left < fewest:
+            raise DataError(f"{left} points would be left, fewer than the {fewest} needed. Build another model.")
         self.network.centres = self.network.centres[keep]
+
+    def _card(self) -> str:
+        facts = [f"{self.data:,} points, {self._about}", f"network: {n_parameters(self.network)}"]
+        title = f"{self.title} on {self.manifold}"
+        return model_card(title, type(self).__name__, facts, ["x = model.sample(1000)"], self.metadata)
 
 
 class LearnedKernelDensity(LearnedDensity):
@@ -155,6 +169,7 @@ class LearnedKernelDensity(LearnedDensity):
         windows*, 2005 (a network that gives the kernels, in Euclidean space).
     """
 
+    title = "Learned kernel density"
     defaults: ClassVar[Mapping[str, Any]] = {**_DEFAULTS, "max_steps": 400, "lr": 5e-3, "val_every": 25}
 
     def __init__(
@@ -173,7 +188,15 @@ class LearnedKernelDensity(LearnedDensity):
         self.manifold, self.components, self.width, self.seed = manifold, components, width, seed
         self.network = KernelField(manifold, data, scales, components, narrow, width, seed=seed)
         self.scales, self.narrow = self.network.scales, self.network.narrow
-        self.metadata, self.fewest = {}, max(8, 2 * max(self.scales))
+        self.metadata = {}
+
+    @property
+    def reach(self) -> int:
+        return max(self.scales)
+
+    @property
+    def _about(self) -> str:
+        return f"{self.components + len(self.narrow)} kernels at each"
 
     def _batch_size(self, asked: int | None) -> int:
         """A batch is left out as a whole: by default an eighth of the points, at most 512."""
@@ -181,15 +204,6 @@ class LearnedKernelDensity(LearnedDensity):
         if size > self.data // 2:
             raise ConfigError(f"batch_size={size} leaves too few of {self.data} points as centres. Take at most half.")
         return size
-
-    def _card(self) -> str:
-        parameters = sum(p.numel() for p in self.network.parameters())
-        facts = [
-            f"{self.data:,} points, {self.components + len(self.narrow)} kernels at each",
-            f"network: {parameters:,} parameters",
-        ]
-        title = f"Learned kernel density on {self.manifold}"
-        return model_card(title, type(self).__name__, facts, ["x = model.sample(1000)"], self.metadata)
 
 
 class AutoregressiveKernelDensity(LearnedDensity):
@@ -231,6 +245,7 @@ class AutoregressiveKernelDensity(LearnedDensity):
         torch.Size([5])
     """
 
+    title = "Autoregressive kernel density"
     defaults: ClassVar[Mapping[str, Any]] = {**_DEFAULTS, "max_steps": 500, "lr": 3e-3, "val_every": 100}
 
     def __init__(
@@ -249,13 +264,12 @@ class AutoregressiveKernelDensity(LearnedDensity):
             manifold, data, orders, neighbours, components=components, width=width, seed=seed
         )
         self.orders, self.neighbours = self.network.orders, self.network.neighbours
-        self.metadata, self.fewest = {}, max(8, 2 * self.neighbours)
+        self.metadata = {}
 
-    def _card(self) -> str:
-        parameters = sum(p.numel() for p in self.network.parameters())
-        facts = [
-            f"{self.data:,} points, orders of the angles: {', '.join(str(order) for order in self.orders)}",
-            f"network: {parameters:,} parameters",
-        ]
-        title = f"Autoregressive kernel density on {self.manifold}"
-        return model_card(title, type(self).__name__, facts, ["x = model.sample(1000)"], self.metadata)
+    @property
+    def reach(self) -> int:
+        return self.neighbours
+
+    @property
+    def _about(self) -> str:
+        return f"orders of the angles: {', '.join(str(order) for order in self.orders)}"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .._errors import CapabilityError
 from ..heat_kernels.mixture import draw_index
+from ..heat_kernels.torus import wrap_angle
 from ..manifolds import Manifold, Torus
 from ..metrics.kernel_density import BANDWIDTHS, FLOOR
 from ..metrics.mixture_weights import em_weights
@@ -71,10 +72,11 @@ class AngleCentres:
         from scipy.spatial import KDTree
 
         key = tuple(sorted(angles))
-        lengths = [self.lengths[i] for i in key]
+        torus = Torus(len(key), [self.lengths[i] for i in key])
         if key not in self._trees:
-            self._trees[key] = KDTree(_inside(self.centres[:, key], lengths), boxsize=lengths)
-        index = self._trees[key].query(_inside(x[:, key], lengths), k=range(1, k + 1 + (own is not None)))[1]
+            self._trees[key] = KDTree(torus.in_box(self.centres[:, key]).cpu().numpy(), boxsize=torus.lengths)
+        query = torus.in_box(x[:, key]).cpu().numpy()
+        index = self._trees[key].query(query, k=range(1, k + 1 + (own is not None)))[1]
         found = torch.as_tensor(index, device=x.device)
         return found if own is None else without_own(found, own)
 
@@ -112,11 +114,12 @@ class FirstAngle(nn.Module):
     def fit(self, around: AngleCentres) -> None:
         """Find the weights, on centres left out one at a time."""
         weights, _ = em_weights(self._left_out(around))
-        self.weights.copy_(weights.clamp_min(1e-6) / weights.clamp_min(1e-6).sum())
+        weights = weights.clamp_min(1e-6)
+        self.weights.copy_(weights / weights.sum())
 
     def forward(self, around: AngleCentres, x: Tensor) -> Tensor:
         """Log density of the angle at points ``(n, n_angles)``, float64."""
-        return torch.logsumexp(self._parts(around, x) + self.weights.log(), 1)
+        return torch.logsumexp(self._logs(self._sums(around, x)) + self.weights.log(), 1)
 
     def left_out(self, around: AngleCentres) -> Tensor:
         """Log density of the angle of each centre under the others."""
@@ -131,25 +134,21 @@ class FirstAngle(nn.Module):
         widths = y.new_tensor([*FIRST, 0.0]) * self.length / (2 * math.pi)
         return torch.where(kind == len(FIRST), self.length * u, y[centre] + widths[kind] * noise)
 
-    def _parts(self, around: AngleCentres, x: Tensor) -> Tensor:
-        """Log densities of the kernels of each bandwidth and of the uniform law, ``(n, n_bandwidths + 1)``."""
-        found = [self._sums(around, rows) for rows in x[:, self.target].split(ROWS)]
-        return self._logs(torch.cat(found))
-
     def _left_out(self, around: AngleCentres) -> Tensor:
-        """The same at the centres, each without its own kernel."""
-        n, y = len(around.centres), around.centres[:, self.target]
-        own = (1 + 2 * self._damping.sum(1)) / self.length
-        return self._logs((n * torch.cat([self._sums(around, rows) for rows in y.split(ROWS)]) - own) / (n - 1))
+        """Log densities of the parts at the centres, each without its own kernel."""
+        n, own = len(around.centres), (1 + 2 * self._damping.sum(1)) / self.length
+        return self._logs((n * self._sums(around, around.centres) - own) / (n - 1))
 
     def _logs(self, densities: Tensor) -> Tensor:
+        """Log densities of the kernels of each bandwidth and of the uniform law, ``(n, n_bandwidths + 1)``."""
         uniform = torch.full_like(densities[:, :1], 1 / self.length)
         return torch.cat([densities.clamp_min(0), uniform], 1).log()
 
-    def _sums(self, around: AngleCentres, y: Tensor) -> Tensor:
+    def _sums(self, around: AngleCentres, x: Tensor) -> Tensor:
         """Densities of the kernels of each bandwidth, ``(n, n_bandwidths)``, to an absolute error of 1e-14."""
-        mean = around.waves(self.target, N_WAVES)
-        return (1 + 2 * (_waves(y, self.length, N_WAVES) * mean) @ self._damping.repeat(1, 2).mT) / self.length
+        mean, damping = around.waves(self.target, N_WAVES), self._damping.repeat(1, 2).mT
+        parts = [(_waves(y, self.length, N_WAVES) * mean) @ damping for y in x[:, self.target].split(ROWS)]
+        return (1 + 2 * torch.cat(parts)) / self.length
 
     @property
     def _damping(self) -> Tensor:
@@ -215,10 +214,10 @@ class NextAngle(nn.Module):
 
     def _look(self, around: AngleCentres, x: Tensor, own: Tensor | None) -> Look:
         near = around.centres[around.nearest(self.given, x, self.neighbours, own)]
-        offsets = _wrap(x[:, None, self.given] - near[..., self.given], x.new_tensor(self.lengths))
+        offsets = wrap_angle(x[:, None, self.given] - near[..., self.given], x.new_tensor(self.lengths))
         squares = offsets.square().sum(-1)
         base = near[:, 0, self.target]
-        angles = _wrap(near[..., self.target] - base.unsqueeze(1), self.length)
+        angles = wrap_angle(near[..., self.target] - base.unsqueeze(1), self.length)
         targets, residuals = [angles], []
         for k, ridge in self.regressions:
             weights = torch.softmax(-2 * squares[:, :k] / (squares[:, k - 1 : k] + _TINY), 1)
@@ -234,7 +233,7 @@ class NextAngle(nn.Module):
         reach = [squares[:, k - 1] for k in self.counts]
         spread = [angles[:, :k].square().mean(1) for k in self.counts[1:]]
         features = 0.5 * (torch.stack([*reach, *spread, *residuals], 1) + _TINY).log()
-        told = _wrap(torch.stack(targets, 1), self.length)
+        told = wrap_angle(torch.stack(targets, 1), self.length)
         return Look(offsets.float(), squares.float(), base, told.float(), features.float())
 
     def _laws(self, look: Look) -> tuple[Tensor, Tensor, Tensor]:
@@ -252,7 +251,7 @@ class NextAngle(nn.Module):
         """Log densities of the angle at points ``(n, n_angles)``, float64, whose neighbourhoods are ``look``."""
         log_w, s, share = self._laws(look)
         y = (x[:, self.target] - look.base).float()
-        gap = _wrap(y[:, None, None] - look.targets, self.length).repeat_interleave(self.components, 1)
+        gap = wrap_angle(y[:, None, None] - look.targets, self.length).repeat_interleave(self.components, 1)
         mass = torch.erf(self.length / 2 / (math.sqrt(2) * s))  # within half a turn
         log_p = -0.5 * (gap / s.unsqueeze(-1)).square() - (s * mass * math.sqrt(2 * math.pi)).log().unsqueeze(-1)
         parts = torch.logsumexp(log_w + log_p, -1)
@@ -290,15 +289,3 @@ def _waves(y: Tensor, length: float, n: int) -> Tensor:
     """The first n cosines, then sines, of angles ``(m,)``: ``(m, 2 n)``."""
     phase = 2 * math.pi / length * y.unsqueeze(1) * torch.arange(1, n + 1, dtype=y.dtype, device=y.device)
     return torch.cat([phase.cos(), phase.sin()], 1)
-
-
-def _wrap(z: Tensor, length: Tensor | float) -> Tensor:
-    """Differences of angles, to half a turn at most."""
-    return z - length * torch.round(z / length)
-
-
-def _inside(x: Tensor, lengths: Sequence[float]) -> Any:
-    """Coordinates in [0, length) as an array: the remainder of a tiny negative number rounds to the length."""
-    length = x.new_tensor(lengths)
-    y = torch.remainder(x, length)
-    return torch.where(y < length, y, torch.zeros_like(y)).cpu().numpy()

@@ -15,6 +15,7 @@ from ..manifolds import Manifold
 from ..metrics.kernel_density import FLOOR
 from ..metrics.pairwise import over_batch
 from .angles import ROWS, AngleCentres, FirstAngle, Look, NextAngle, lengths_of
+from .kernel_field import held_points
 
 __all__ = ["ConditionalKernels"]
 
@@ -35,8 +36,7 @@ class ConditionalKernels(nn.Module):
     metric that is learned; and a perceptron gives bandwidths :math:`h_m`, widths :math:`s_m` and shares g from the
     distances of the centres, the spread of their angles and the residuals of the regressions. The normal laws are cut
     at the antipode, so that every factor integrates to one exactly. The first angle of an order has a kernel mixture
-    whose weights
-    expectation maximisation finds by leave-one-out, summed as a Fourier series.
+    whose weights expectation maximisation finds by leave-one-out, summed as a Fourier series.
 
     In training mode, :meth:`forward` is the density of each point of a batch, all of them centres, without itself.
 
@@ -101,18 +101,9 @@ class ConditionalKernels(nn.Module):
                 "ConditionalKernels needs neighbours, components, width >= 1 and regressions of at least one neighbour "
                 f"and a ridge > 0; got {neighbours}, {components}, {width} and {tuple(regressions)}."
             )
-        size = centres if isinstance(centres, int) else len(centres)
-        if size < 8:
-            raise DataError(
-                f"ConditionalKernels reads densities off neighbours and needs at least 8 points; got {size}."
-            )
-        if isinstance(centres, int):
-            points = manifold.origin().repeat(centres, 1)
-        else:
-            points = centres.detach().clone()
-            manifold.check_point(points, "centres")
+        points = held_points("ConditionalKernels", manifold, centres)
         self.manifold, self.components, self.width, self.seed = manifold, components, width, seed
-        self.neighbours = min(neighbours, size // 2)
+        self.neighbours = min(neighbours, len(points) // 2)
         self.regressions = tuple((int(k), float(ridge)) for k, ridge in regressions)
         g = torch.Generator().manual_seed(seed)
         self.chains = nn.ModuleList(

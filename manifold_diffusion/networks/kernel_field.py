@@ -135,14 +135,8 @@ class KernelField(nn.Module):
             )
         if not narrow or not all(FLOOR <= h < math.inf for h in narrow):
             raise ConfigError(f"narrow needs one or more standard deviations of at least {FLOOR}; got {tuple(narrow)}.")
-        size = centres if isinstance(centres, int) else len(centres)
-        if size < 8:
-            raise DataError(f"KernelField reads kernels off neighbourhoods and needs at least 8 points; got {size}.")
-        if isinstance(centres, int):
-            points = manifold.origin().repeat(centres, *(1,) * len(manifold.point_shape))
-        else:
-            points = centres.detach().clone()
-            manifold.check_point(points, "centres")
+        points = held_points("KernelField", manifold, centres)
+        size = len(points)
         self.scales = tuple(k for k in scales if k <= size // 2) or (size // 2,)
         self.manifold, self.components, self.width, self.nearest, self.seed = manifold, components, width, nearest, seed
         self.narrow = tuple(float(h) for h in narrow)
@@ -307,6 +301,23 @@ class KernelField(nn.Module):
         if uniform is not None:
             log_p = torch.cat([log_p, (kernels.log_uniform + uniform).expand(len(log_p), 1)], 1)
         return torch.logsumexp(log_p, 1)
+
+
+def held_points(who: str, manifold: Manifold, centres: Tensor | int) -> Tensor:
+    """Copies of points whose neighbourhoods are read; of a number of points, places for those of a saved state.
+
+    Raises:
+        DataError: if there are fewer than 8.
+        ManifoldError: if one is not on the manifold.
+    """
+    size = centres if isinstance(centres, int) else len(centres)
+    if size < 8:
+        raise DataError(f"{who} reads kernels off neighbourhoods and needs at least 8 points; got {size}.")
+    if isinstance(centres, int):
+        return manifold.origin().repeat(centres, *(1,) * len(manifold.point_shape))
+    points = centres.detach().clone()
+    manifold.check_point(points, "centres")
+    return points
 
 
 def _largest(cov: Tensor) -> Tensor:

@@ -28,6 +28,9 @@ Fit = Callable[[Tensor, Any, int, Manifold, int, Path], Density]
 Networks are trained without validation points too, where ``val`` is None, and then have their last weights.
 """
 
+SEED_OF_SECOND = 100
+"""What the second network's seed is larger by."""
+
 ORDERS = ((0, 1, 2, 3, 4, 5, 6), (3, 2, 1, 0, 4, 5, 6), (3, 6, 2, 1, 0, 4, 5))
 """Of the torsions of RNA: along the backbone, and from the sugar (delta) outwards, chi in the end or at once."""
 
@@ -56,6 +59,11 @@ def network(train: Tensor, val: Tensor | None, seed: int, manifold: Manifold, st
     """Diffusion with the exact heat kernel."""
     process = BrownianMotion(manifold, default_schedule(manifold, SETTINGS[manifold].resolution ** 2))
     return _trained(RiemannianDiffusion, process, train, val, seed, steps, folder)
+
+
+def second_network(train: Tensor, val: Tensor | None, seed: int, *others: Any) -> Density:
+    """The same with other initial weights, batches and noise."""
+    return network(train, val, seed + SEED_OF_SECOND, *others)
 
 
 def flow(train: Tensor, val: Tensor | None, seed: int, manifold: Manifold, steps: int, folder: Path) -> Density:
@@ -132,23 +140,29 @@ CLOSED: dict[str, Fit] = {
     "copies": _closed(copies),
 }
 
-LEARNED: dict[str, Fit] = {"learned-kernels": learned_kernels, "chain": chain, "network": network, "flow": flow}
+LEARNED: dict[str, Fit] = {
+    "learned-kernels": learned_kernels,
+    "chain": chain,
+    "network": network,
+    "second-network": second_network,
+    "flow": flow,
+}
 
-FLOWS = ("network", "flow")
+FLOWS = ("network", "second-network", "flow")
 """Those whose likelihood is an ODE, and which take no further points."""
 
-ANGLES = ("copies", "chain")
-"""Those that are for torsions: of one structure there are near repeats, and each angle follows from others."""
+TORSIONS = ("copies", "chain", "second-network")
+"""Those that only the torsions have: there are near repeats of one structure, and angles that follow from others."""
 
 METHODS = (*CLOSED, "closed-mixture", *LEARNED, "hybrid")
 
-MEMBERS = ("copies",)
-"""Those that are of use in a mixture only, and have no place in the tables: alone they expect nothing but repeats."""
+MEMBERS = ("copies", "second-network")
+"""Those that are of use in a mixture only, and have no place in the tables: alone they are poor, or another's twin."""
 
 
 def methods_of(manifold: Manifold) -> tuple[str, ...]:
     """The methods that are measured on a manifold."""
-    return tuple(name for name in METHODS if name not in ANGLES or manifold == Torus(7))
+    return tuple(name for name in METHODS if name not in TORSIONS or manifold == Torus(7))
 
 
 def members_of(method: str, manifold: Manifold) -> tuple[str, ...]:
@@ -159,5 +173,5 @@ def members_of(method: str, manifold: Manifold) -> tuple[str, ...]:
 
 def steps_of(method: str, steps: int) -> int:
     """Optimiser steps of a method where networks take ``steps``: learned kernels need a tenth, the chain an eighth."""
-    share = {"network": 1, "flow": 1, "learned-kernels": 10, "chain": 8}
+    share = {**dict.fromkeys(FLOWS, 1), "learned-kernels": 10, "chain": 8}
     return max(steps // share[method], 1) if method in share else 0

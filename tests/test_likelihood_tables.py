@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from experiments.likelihood import methods
-from experiments.likelihood.rows import Rows, kinds, write
+from experiments.likelihood.rows import Rows, kinds
 from experiments.likelihood.table import END, START, TRAP, Published, fill, markdown
 from manifold_diffusion import AnalyticDiffusion, RiemannianDiffusion
 from manifold_diffusion.data import PointSet, split
@@ -114,22 +114,6 @@ def test_a_killed_command_goes_on_where_it_was_stopped(rows, monkeypatch):
     assert rows.all() == [done]
     mixture = rows.row("angles", "distinct", "closed-mixture", 0)
     assert fits == ["kde-mixture", "tangent", "tangent"] and mixture["val_nll"] <= done["val_nll"] + 1e-9
-
-
-def test_a_file_is_whole_or_not_there(tmp_path):
-    file = tmp_path / "new" / "row.json"
-
-    def half(path):
-        path.write_text("{")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write(file, half)
-    assert not file.exists()
-    write(file, lambda path: path.write_text("{}"))
-    with pytest.raises(KeyboardInterrupt):
-        write(file, half)
-    assert file.read_text() == "{}" and list(file.parent.glob("*.json")) == [file]
 
 
 def fact(data, kind, method, seed, value, **more):

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from experiments.likelihood.methods import METHODS, methods_of
-from experiments.likelihood.rows import Rows, kinds, write
+from experiments.likelihood.rows import Rows, kinds
 from experiments.likelihood.table import SEEDS, Published, fill, markdown
+from manifold_diffusion.cli.files import write_text
 from manifold_diffusion.data import PointSet
 
 
@@ -61,7 +62,8 @@ def run(
                 for seed in args.seeds:
                     rows.row(name, kind, method, seed)
     text = markdown(rows.all(), names, published)
-    write(args.out / "table.md", lambda path: path.write_text(text + "\n"))
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_text(args.out / "table.md", text + "\n")
     if args.readme:
         fill(Path(script).with_name("README.md"), text)
     print(f"\n{text}")

@@ -1,9 +1,9 @@
 """One row a file: data set, raw or distinct rows, method, seed; measured once, whatever stops the command."""
 
+import io
 import json
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from experiments.likelihood.methods import CLOSED, FLOWS, LEARNED, grown, members_of, steps_of
 from manifold_diffusion import metrics
+from manifold_diffusion.cli.files import write_text, write_whole
 from manifold_diffusion.data import PointSet, repeated, split
 from manifold_diffusion.models import GenerativeModel
 
@@ -70,8 +71,11 @@ class Rows:
         facts["val_nll"] = metrics.nll(scores["val"]).value
         if "grown" in scores:
             facts["grown_nll"] = metrics.nll(scores["grown"]).value
-        write(self._scores(data, kind, method, seed), lambda path: torch.save(scores, path))
-        write(file, lambda path: path.write_text(json.dumps(facts)))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        torch.save(scores, buffer)
+        write_whole(self._scores(data, kind, method, seed), buffer.getvalue())
+        write_text(file, json.dumps(facts))
         print(f"{data} {kind}, {method}, seed {seed}: NLL {estimate}", flush=True)
         return facts
 
@@ -127,11 +131,3 @@ def _mixed(names: Sequence[str], scores: list[dict[str, Tensor]]) -> tuple[dict[
     log_weights = torch.tensor(weights, dtype=torch.float64).log()
     facts = {"weights": dict(zip(names, weights, strict=True))}
     return facts, {part: torch.logsumexp(matrix + log_weights, 1) for part, matrix in matrices.items()}
-
-
-def write(path: Path, save: Callable[[Path], Any]) -> None:
-    """Write a file in one step: whoever looks, or kills, sees all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(path.suffix + ".part")
-    save(draft)
-    os.replace(draft, path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._errors import CheckpointError, ConfigError, DataError
+from .._files import write_bytes
 from .._typing import Batch
 from ..data import PointSet, load_airports, load_csv, load_npz, points_to_latlon, split
 from ..manifolds import Euclidean, Manifold, Sphere
@@ -338,14 +338,8 @@ def write_whole(path: str | Path, content: bytes) -> None:
     Raises:
         DataError: it can't be written; a file that was there is unchanged.
     """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        try:
-            partial.write_bytes(content)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_bytes(path, content)
     except OSError as error:
         raise DataError(f"{path} can't be written: {error.strerror or error}.") from error
 

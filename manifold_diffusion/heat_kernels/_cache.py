@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .._files import replacing
 
 __all__ = ["cache_directory", "cached_arrays"]
 
@@ -79,16 +79,9 @@ def _read(path: Path, text: str) -> dict[str, np.ndarray] | None:
 
 def _write(path: Path, text: str, arrays: dict[str, np.ndarray]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            members: dict[str, Any] = {**arrays, "key": np.array(text), "digest": np.array(_digest(arrays))}
-            np.savez(file, **members)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    members: dict[str, Any] = {**arrays, "key": np.array(text), "digest": np.array(_digest(arrays))}
+    with replacing(path) as draft, open(draft, "wb") as file:
+        np.savez(file, **members)
 
 
 def _digest(arrays: dict[str, np.ndarray]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._errors import ConfigError
+from .._files import replacing
 from .views import FONT, View
 
 if TYPE_CHECKING:
@@ -129,9 +130,5 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = DPI) ->
         raise ConfigError(
             f"A figure can't be written as '{path.name}': its suffix must be one of {', '.join(sorted(supported))}."
         )
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(partial, format=form, dpi=dpi, facecolor="white")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as draft:
+        figure.savefig(draft, format=form, dpi=dpi, facecolor="white")

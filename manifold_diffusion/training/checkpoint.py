@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import shutil
 import warnings
@@ -21,6 +20,7 @@ from torch import nn
 
 from .._config import differences
 from .._errors import CheckpointError
+from .._files import write_bytes
 from ._lightning import TrainingStopped, will_validate
 from .callbacks import KeepBest
 from .module import CHECKPOINT_KEY
@@ -48,7 +48,7 @@ class AtomicCheckpointIO(CheckpointIO):
         torch.save(checkpoint, buffer)
         self.failure = None
         try:
-            _write_atomically(Path(path), buffer.getbuffer())
+            write_bytes(Path(path), buffer.getbuffer())
         except OSError as error:
             self.failure = error
 
@@ -118,7 +118,7 @@ class Checkpoints(Checkpoint):
             self._saved_step = trainer.global_step
             if self._keep_best is not None and self._keep_best.best_step == trainer.global_step:
                 try:
-                    _write_atomically(self.best, self.last.read_bytes())
+                    write_bytes(self.best, self.last.read_bytes())
                 except OSError as error:
                     failure = error
         if failure is not None:
@@ -192,19 +192,6 @@ def check_compatible(
         )
 
 
-def _write_atomically(path: Path, content: Any) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def check_writable(folder: Path) -> None:
     """Make a folder and check that a file can be written there.
 
@@ -213,7 +200,7 @@ def check_writable(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_atomically(folder / "probe", b"probe" * 1000)
+        write_bytes(folder / "probe", b"probe" * 1000)
         (folder / "probe").unlink(missing_ok=True)
         free = shutil.disk_usage(folder).free
     except OSError as error:

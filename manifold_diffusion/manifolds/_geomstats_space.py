@@ -13,9 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._errors import CapabilityError, ConfigError
+from .._errors import CapabilityError, ConfigError, ManifoldError
 
-__all__ = ["as_tensor", "build", "describe", "inside_geomstats", "load_geomstats"]
+__all__ = [
+    "as_tensor",
+    "build",
+    "describe",
+    "in_vector_space",
+    "inside_geomstats",
+    "load_geomstats",
+    "require_riemannian",
+]
 
 _HOMES = ("geomstats.geometry", "geomstats.information_geometry")
 
@@ -228,3 +236,32 @@ def _agree(a: Any, b: Any) -> bool:
     finally:
         numpy.random.set_state(state)  # noqa: NPY002
     return bool(known) and torch.allclose(first.double(), second.double(), equal_nan=True)
+
+
+def in_vector_space(space: Any) -> bool:
+    """Whether points are those of a linear space, or of an open set of one."""
+    from geomstats.geometry.base import VectorSpace, VectorSpaceOpenSet
+
+    return isinstance(space, VectorSpace | VectorSpaceOpenSet)
+
+
+def require_riemannian(space: Any) -> None:
+    """Check that a space has real points and a positive metric.
+
+    Raises:
+        ManifoldError: it does not.
+    """
+    name = type(space).__name__
+    missing = [a for a in ("dim", "shape", "belongs", "to_tangent") if not hasattr(space, a)]
+    if missing:
+        raise ManifoldError(
+            f"{name} is not a space of geomstats: it has no {missing[0]}. Pass an instance such as Hypersphere(dim=2)."
+        )
+    if getattr(space, "metric", None) is None:
+        raise ManifoldError(f"{name} has no metric. Equip it: space.equip_with_metric().")
+    signature = getattr(space.metric, "signature", None)
+    if signature is not None and len(signature) > 1 and signature[1] != 0:
+        raise ManifoldError(f"The metric of {name} has signature {tuple(signature)}; a Riemannian one is positive.")
+    with inside_geomstats(load_geomstats()), torch.random.fork_rng(devices=[]):
+        if "complex" in str(space.random_point().dtype):
+            raise ManifoldError(f"Points of {name} are complex; points of a manifold are real tensors here.")

@@ -9,9 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._errors import CapabilityError, ConfigError, ManifoldError
+from .._errors import CapabilityError, ConfigError
 from .._safe import solve
-from ._geomstats_space import as_tensor, build, describe, inside_geomstats, load_geomstats
+from ._geomstats_space import (
+    as_tensor,
+    build,
+    describe,
+    in_vector_space,
+    inside_geomstats,
+    load_geomstats,
+    require_riemannian,
+)
 from ._rows import apply_rows
 from .base import Manifold
 
@@ -98,12 +106,9 @@ class GeomstatsManifold(Manifold):
             raise ConfigError("arguments, metric and metric_arguments go with an import path; this is a space already.")
         else:
             self.space = path
-        _require_riemannian(self.space)
+        require_riemannian(self.space)
         found = describe(self.space)
-        if found is not None:
-            self._path, self.arguments, self.metric, self.metric_arguments = found
-        else:
-            self._path, self.arguments, self.metric, self.metric_arguments = None, None, None, None
+        self._path, self.arguments, self.metric, self.metric_arguments = found or (None, None, None, None)
         args = [self._path or self.space, self.arguments, self.metric, self.metric_arguments, radius]
         while len(args) > 1 and args[-1] in (None, {}):
             args.pop()
@@ -111,7 +116,7 @@ class GeomstatsManifold(Manifold):
         self._size = math.prod(self.point_shape)
         # Symmetric matrices and the like: geomstats reads one triangle, and differentiates as if it had read both.
         # Arguments are projected onto the linear space first, so that values and derivatives belong together.
-        self._linear = self.dim < self._size and _in_vector_space(self.space)
+        self._linear = self.dim < self._size and in_vector_space(self.space)
         self._charted = self.dim == self._size or self._linear
         self._projects = self._has(lambda: self.space.projection(point=self._array(self.random_point(2))))
         self._origin = self._find_origin()
@@ -322,9 +327,7 @@ class GeomstatsManifold(Manifold):
         return result if differentiated else result.detach()
 
     def _outside_autograd(self, what: str) -> CapabilityError:
-        return CapabilityError(
-            f"geomstats computes the {what} of {self} outside autograd: it has no derivative in torch."
-        )
+        return CapabilityError(f"geomstats computes the {what} of {self} outside autograd: torch has no derivative.")
 
     def _flat(self, a: Tensor) -> Tensor:
         """Projection of points or vectors onto the linear space of an open set."""
@@ -363,19 +366,19 @@ class GeomstatsManifold(Manifold):
         identity = getattr(self.space, "identity", None)
         if identity is not None and tuple(identity.shape) == shape:
             candidates.append(as_tensor(identity).to(torch.float64))
-        candidates.append(torch.zeros(shape, dtype=torch.float64))
-        first = torch.eye(*shape, dtype=torch.float64) if len(shape) == 2 else torch.zeros(shape, dtype=torch.float64)
+        zeros = torch.zeros(shape, dtype=torch.float64)
+        first = torch.eye(*shape, dtype=torch.float64) if len(shape) == 2 else zeros.clone()
         first.view(-1)[0] = 1
-        candidates += [first, torch.ones(shape, dtype=torch.float64)]
+        candidates += [zeros, first, torch.ones(shape, dtype=torch.float64)]
         for x in candidates:
             if self._is_regular(x):
                 return x
         return self.random_point(1)[0]
 
     def _is_regular(self, x: Tensor) -> bool:
-        self._oblique = False
         import numpy
 
+        self._oblique = False
         try:
             # A boundary point may belong, but the metric is singular there.
             with numpy.errstate(all="ignore"):
@@ -394,26 +397,3 @@ class GeomstatsManifold(Manifold):
         except NotImplementedError:
             return math.inf
         return float(as_tensor(radius).min())
-
-
-def _in_vector_space(space: Any) -> bool:
-    from geomstats.geometry.base import VectorSpace, VectorSpaceOpenSet
-
-    return isinstance(space, VectorSpace | VectorSpaceOpenSet)
-
-
-def _require_riemannian(space: Any) -> None:
-    name = type(space).__name__
-    missing = [a for a in ("dim", "shape", "belongs", "to_tangent") if not hasattr(space, a)]
-    if missing:
-        raise ManifoldError(
-            f"{name} is not a space of geomstats: it has no {missing[0]}. Pass an instance such as Hypersphere(dim=2)."
-        )
-    if getattr(space, "metric", None) is None:
-        raise ManifoldError(f"{name} has no metric. Equip it: space.equip_with_metric().")
-    signature = getattr(space.metric, "signature", None)
-    if signature is not None and len(signature) > 1 and signature[1] != 0:
-        raise ManifoldError(f"The metric of {name} has signature {tuple(signature)}; a Riemannian one is positive.")
-    with inside_geomstats(load_geomstats()), torch.random.fork_rng(devices=[]):
-        if "complex" in str(space.random_point().dtype):
-            raise ManifoldError(f"Points of {name} are complex; points of a manifold are real tensors here.")

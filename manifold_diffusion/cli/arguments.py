@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HelpShown", "new_model_parser", "new_parser", "parse", "parse_for_model"]
 
-_PARTS = ("model.manifold", "model.process", "model.network", "model.objective")
+_PARTS = ("model.manifold", "model.process", "model.network", "model.objective", "model.density")
 _LISTS = ("data.fractions",)  # its default is None where the model says what it is
 _TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
 

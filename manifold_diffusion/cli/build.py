@@ -6,20 +6,66 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .._config import from_config, to_config
 from .._errors import ConfigError
 from ..manifolds import Manifold
-from ..models import FlowMap, GenerativeModel, RiemannianDiffusion, RiemannianFlow
+from ..models import (
+    AutoregressiveKernelDensity,
+    FlowMap,
+    GenerativeModel,
+    LearnedDensity,
+    LearnedKernelDensity,
+    RiemannianDiffusion,
+    RiemannianFlow,
+)
 from ..networks import TangentMLP
 from ..objectives import FlowMapMatching
 from ..processes import PathProcess, default_process
 from .arguments import merge
 from .names import manifold_name, normalise
 
-__all__ = ["build_model", "model_section"]
+__all__ = ["build_density", "build_manifold", "build_model", "model_section"]
 
 _PRODUCT = "manifold_diffusion.processes.ProductProcess"
+
+
+def build_manifold(section: Mapping[str, Any], trusted: Sequence[str] = ()) -> Manifold:
+    """Manifold of a section.
+
+    Raises:
+        ConfigError: there is none, or it is unknown.
+    """
+    if section.get("manifold") is None:
+        raise ConfigError("model.manifold is missing; write its short name, such as sphere:2.")
+    manifold = from_config(normalise("manifold", section["manifold"]), trusted)
+    if not isinstance(manifold, Manifold):
+        raise ConfigError(f"model.manifold must be a manifold; got {type(manifold).__name__}.")
+    return manifold
+
+
+def build_density(section: Mapping[str, Any], points: Tensor, seed: int, trusted: Sequence[str] = ()) -> LearnedDensity:
+    """Learned density of a section, at data points; the initial weights follow from ``seed``.
+
+    Raises:
+        ConfigError: an unknown class or argument, a class that is no learned density, or parts that none has.
+        CapabilityError: the density needs what the manifold does not have.
+    """
+    manifold = build_manifold(section, trusted)
+    needless = [name for name in ("process", "network", "objective") if section.get(name) is not None]
+    if needless:
+        raise ConfigError(f"A model.density has no {needless[0]}: leave out model.{needless[0]} or model.density.")
+    config = normalise("density", section["density"])
+    config = {"class_path": f"manifold_diffusion.models.{LearnedKernelDensity.__name__}", **config}
+    given = [name for name in ("manifold", "data") if name in config["init_args"]]
+    if given:
+        raise ConfigError(f"A density has the manifold and the data of the run: leave out model.density.{given[0]}.")
+    density = from_config(config, trusted, {"manifold": manifold, "data": points, "seed": seed})
+    if not isinstance(density, LearnedDensity):
+        known = f"{LearnedKernelDensity.__name__} or {AutoregressiveKernelDensity.__name__}"
+        raise ConfigError(f"model.density must be {known}; got {type(density).__name__}.")
+    return density
 
 
 def build_model(section: Mapping[str, Any], seed: int, trusted: Sequence[str] = ()) -> GenerativeModel:
@@ -31,12 +77,8 @@ def build_model(section: Mapping[str, Any], seed: int, trusted: Sequence[str] = 
         ConfigError: an unknown class or argument, or parts that don't fit together.
         CapabilityError: a part needs what the manifold does not have.
     """
+    manifold = build_manifold(section, trusted)
     section = {key: normalise(key, value) for key, value in section.items()}
-    if section.get("manifold") is None:
-        raise ConfigError("model.manifold is missing; write its short name, such as sphere:2.")
-    manifold = from_config(section["manifold"], trusted)
-    if not isinstance(manifold, Manifold):
-        raise ConfigError(f"model.manifold must be a manifold; got {type(manifold).__name__}.")
     process_config = section.get("process")
     if process_config is None or "class_path" not in process_config:
         process_config = merge(to_config(default_process(manifold)), process_config or {})
@@ -66,9 +108,13 @@ def build_model(section: Mapping[str, Any], seed: int, trusted: Sequence[str] = 
         return RiemannianDiffusion(manifold, process, network, objective)
 
 
-def model_section(model: GenerativeModel) -> dict[str, Any]:
-    """The complete section of a model, without what its parts share."""
-    manifold, process = to_config(model.manifold), to_config(model.process)
+def model_section(model: GenerativeModel | LearnedDensity) -> dict[str, Any]:
+    """The complete section of a model, without what its parts share and without its data."""
+    manifold = to_config(model.manifold)
+    if isinstance(model, LearnedDensity):
+        density = _strip(to_config(model), {"manifold": manifold, "data": model.data})
+        return {"manifold": manifold_name(manifold), "density": density}
+    process = to_config(model.process)
     shared = {"manifold": manifold, "process": process}
     return {
         "manifold": manifold_name(manifold),

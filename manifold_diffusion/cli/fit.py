@@ -14,12 +14,12 @@ import torch
 from .._config import nearest
 from .._errors import CheckpointError, ConfigError, ManifoldDiffusionError
 from ..manifolds import cast_points
-from ..models import GenerativeModel
+from ..models import GenerativeModel, LearnedDensity
 from ..models.card import n_parameters
 from ._yaml import read_yaml, to_yaml
 from .arguments import HelpShown, new_parser, parse
-from .build import build_model, model_section
-from .files import Data, add_data_options, load_data, write_text
+from .build import build_density, build_manifold, build_model, model_section
+from .files import Data, add_data_options, draw, load_data, log_density, write_text
 from .names import SHORT_NAMES
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+Model = GenerativeModel | LearnedDensity
 _MAX_VALIDATION = 5000
 _MAX_DRAWN = 2000
 
@@ -41,20 +42,29 @@ _NOT_OPTIONS: set[str | int] = {
 
 def run(argv: Sequence[str]) -> int:
     """Train a model; see ``manifold-diffusion fit --help``."""
-    parser = _parser()
+    parser, base = _parser(), None
     try:
         given = parse(parser, argv)
         if given["resume"] and given["out_dir"] and Path(given["out_dir"], "config.yaml").exists():
-            given = parse(parser, argv, base=read_yaml(Path(given["out_dir"], "config.yaml")))
+            base = read_yaml(Path(given["out_dir"], "config.yaml"))
+            given = parse(parser, argv, base=base)
     except HelpShown:
         return 0
     _check_trainer_options(given["trainer"]["trainer_options"])
-    model = build_model(given["model"], given["seed"], given["trusted"])
+    model: Model
+    data: Data | None = None
+    if given["model"].get("density") is None:
+        model = build_model(given["model"], given["seed"], given["trusted"])
+    else:
+        model, data = _density_and_data(given)
+        if base is None:  # the defaults of training are those of the density
+            given = parse(parser, argv, base={"trainer": model.training_defaults})
     resolved = _resolved(given, model)
     if given["print_config"]:
         print(to_yaml(resolved), end="")
         return 0
-    data = load_data(resolved["data"], model.manifold, getattr(model.network, "cond_dim", 0))
+    if data is None:
+        data = load_data(resolved["data"], model.manifold, getattr(model.network, "cond_dim", 0))
     folder = Path(resolved["out_dir"] or f"runs/{data.name}")
     resolved["out_dir"] = str(folder)
     _check_folder(folder, given["resume"], given["overwrite"])
@@ -79,6 +89,7 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("--model.manifold", type=Any, default="sphere:2", help=", ".join(SHORT_NAMES))
     defaults = {"process": "that of the manifold", "network": "TangentMLP", "objective": "score matching"}
+    defaults["density"] = "none: LearnedKernelDensity or AutoregressiveKernelDensity, in place of the three"
     for part, default in defaults.items():
         text = f"class_path and init_args, default {default}; --model.{part}.ARGUMENT VALUE sets one argument"
         parser.add_argument(f"--model.{part}", type=Any, default=None, help=text)
@@ -94,7 +105,14 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _resolved(given: dict[str, Any], model: GenerativeModel) -> dict[str, Any]:
+def _density_and_data(given: Mapping[str, Any]) -> tuple[LearnedDensity, Data]:
+    manifold = build_manifold(given["model"], given["trusted"])
+    data = load_data(given["data"], manifold)
+    points = cast_points(manifold, data.train.x, torch.float32)
+    return build_density(given["model"], points, given["seed"], given["trusted"]), data
+
+
+def _resolved(given: dict[str, Any], model: Model) -> dict[str, Any]:
     """The complete configuration, without what says how to run it this time."""
     once = ("config", "print_config", "resume", "overwrite", "model")
     return {"model": model_section(model), **{k: v for k, v in given.items() if k not in once}}
@@ -127,7 +145,12 @@ def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
 
 
 def _train(
-    model: GenerativeModel, data: Data, config: dict[str, Any], folder: Path, resume: bool, overwrite: bool
+    model: Model,
+    data: Data,
+    config: dict[str, Any],
+    folder: Path,
+    resume: bool,
+    overwrite: bool,
 ) -> FitResult:
     from pytorch_lightning import Callback, LightningModule, Trainer
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -142,13 +165,16 @@ def _train(
                 write_text(folder / "config.yaml", to_yaml(config))
 
     seed, options = config["seed"], dict(config["trainer"])
-    val = {"val": data.val.x, "val_cond": data.val.cond} if len(data.val.x) else {}
-    own = {"cond": data.train.cond, "seed": seed, "out_dir": folder, "resume": resume, "overwrite": overwrite}
+    own = {"seed": seed, "out_dir": folder, "resume": resume, "overwrite": overwrite}
     callbacks: list[Callback] = [SaveConfig()]
     if config["figure_every"] > 0:
         callbacks.append(SampleFigure(_drawing(model, data, seed), config["figure_every"], folder / "figures"))
     try:
-        return model.fit(data.train.x, callbacks=callbacks, **val, **own, **options)
+        if isinstance(model, LearnedDensity):
+            val = cast_points(model.manifold, data.val.x, model.network.centres) if len(data.val.x) else None
+            return model.fit(val, callbacks=callbacks, **own, **options)
+        val_of = {"val": data.val.x, "val_cond": data.val.cond} if len(data.val.x) else {}
+        return model.fit(data.train.x, cond=data.train.cond, callbacks=callbacks, **val_of, **own, **options)
     except ManifoldDiffusionError:
         raise
     except (MisconfigurationException, ValueError) as error:  # what Lightning says of its options
@@ -156,7 +182,12 @@ def _train(
 
 
 def _finish(
-    model: GenerativeModel, data: Data, config: dict[str, Any], folder: Path, result: FitResult, command: str
+    model: Model,
+    data: Data,
+    config: dict[str, Any],
+    folder: Path,
+    result: FitResult,
+    command: str,
 ) -> None:
     """Measure the validation likelihood, save the model with its card, print a summary."""
     from ..metrics import nll
@@ -172,14 +203,15 @@ def _finish(
         "seconds": round(result.elapsed, 1),
         "command": command,
     }
-    mismatch = model.metadata["prior mismatch"]
-    print(f"{result.steps} steps in {result.elapsed:.0f} s, {result.kept} weights; prior mismatch: {mismatch}")
+    mismatch = model.metadata.get("prior mismatch")
+    told = f"; prior mismatch: {mismatch}" if mismatch else ""
+    print(f"{result.steps} steps in {result.elapsed:.0f} s, {result.kept} weights{told}")
     model.save_pretrained(folder / "model", facts)  # before anything that may fail
     if len(data.val.x):
         like = model.like
         x = cast_points(model.manifold, data.val.x[:_MAX_VALIDATION], like)
         cond = None if data.val.cond is None else data.val.cond[: len(x)].to(like)
-        estimate = nll(model.eval().log_prob(x, cond))
+        estimate = nll(log_density(model.eval(), x, cond))
         facts |= {"validation NLL": estimate.value, "validation NLL standard error": estimate.standard_error}
         facts["validation points"] = len(x)
         print(f"validation NLL {estimate} nats (exact, {len(x):,} points)")
@@ -187,7 +219,7 @@ def _finish(
     print(f"model saved to {folder / 'model'}")
 
 
-def _drawing(model: GenerativeModel, data: Data, seed: int) -> Any:
+def _drawing(model: Model, data: Data, seed: int) -> Any:
     """What :class:`SampleFigure` calls: data beside as many samples."""
     from ..plotting import compare
 
@@ -195,10 +227,10 @@ def _drawing(model: GenerativeModel, data: Data, seed: int) -> Any:
     x = shown.x[:_MAX_DRAWN]
     cond = None if shown.cond is None else shown.cond[:_MAX_DRAWN]
 
-    def draw(network: torch.nn.Module, step: int) -> Any:
+    def figure(network: torch.nn.Module, step: int) -> Any:
         like = next(network.parameters())
         generator = torch.Generator(like.device).manual_seed(seed)
-        samples = model.sample(len(x), cond=None if cond is None else cond.to(like), generator=generator)
+        samples = draw(model, len(x), generator, None if cond is None else cond.to(like))
         return compare(model.manifold, x, samples.cpu(), title=f"step {step}")
 
-    return draw
+    return figure

@@ -14,7 +14,7 @@ from ..heat_kernels import heat_kernel
 from ..manifolds import Compact, LieGroup, Manifold, Spectral
 from ..processes import BrownianMotion, Process, ProductProcess, default_process
 from .arguments import HelpShown, new_parser, parse
-from .files import open_model
+from .files import open_density
 from .names import SHORT_NAMES, manifold_name, parse_manifold
 
 __all__ = ["run"]
@@ -92,16 +92,18 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _card(folder: str, trusted: Sequence[str]) -> str:
+    from ..models import LearnedDensity
     from ..models.card import n_parameters
 
-    model = open_model(folder, trusted)
-    schedule = getattr(model.process, "schedule", None)
-    lines = {
-        "manifold": f"{manifold_name(to_config(model.manifold))} (dimension {model.manifold.dim})",
-        "process": f"{_process(model.process)}" + (f", {schedule!r}" if schedule is not None else ""),
-        "network": f"{type(model.network).__name__}, {n_parameters(model.network)}",
-        "objective": type(model.objective).__name__,
-        **{key: str(value) for key, value in model.metadata.items()},
-    }
+    model = open_density(folder, trusted)
+    lines = {"manifold": f"{manifold_name(to_config(model.manifold))} (dimension {model.manifold.dim})"}
+    if isinstance(model, LearnedDensity):
+        lines["density"] = f"{type(model).__name__} on {model.data:,} points"
+    else:
+        schedule = getattr(model.process, "schedule", None)
+        lines["process"] = _process(model.process) + (f", {schedule!r}" if schedule is not None else "")
+        lines["objective"] = type(model.objective).__name__
+    lines["network"] = f"{type(model.network).__name__}, {n_parameters(model.network)}"
+    lines |= {key: str(value) for key, value in model.metadata.items()}
     width = max(map(len, lines))
     return "\n".join(f"{key:<{width}}  {value}" for key, value in lines.items())

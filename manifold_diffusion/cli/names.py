@@ -35,6 +35,7 @@ _PACKAGES = {
     "schedule": "processes",
     "network": "networks",
     "objective": "objectives",
+    "density": "models",
 }
 """Which keys of a configuration hold parts, and where the short names of their classes are looked up."""
 

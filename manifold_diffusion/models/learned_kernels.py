@@ -34,12 +34,17 @@ class LearnedDensity(PretrainedModel):
     Attributes:
         network: the density, with its ``centres``.
         title: what the model card calls it.
-        defaults: what :meth:`fit` passes on unless told otherwise.
+        defaults: what :meth:`fit` passes on unless told otherwise, the size of batches apart.
     """
 
     network: KernelField | ConditionalKernels
     title: ClassVar[str]
     defaults: ClassVar[Mapping[str, Any]]
+
+    @property
+    def training_defaults(self) -> dict[str, Any]:
+        """Arguments of :func:`manifold_diffusion.training.fit` that :meth:`fit` gives unless told otherwise."""
+        return {**self.defaults, "batch_size": self._batch_size(None)}
 
     @property
     def reach(self) -> int:
@@ -74,7 +79,7 @@ class LearnedDensity(PretrainedModel):
         """
         from ..training import fit
 
-        given = {"fingerprint": {"model": to_config(self)}, **self.defaults, **options}
+        given = {"fingerprint": {"model": to_config(self)}, **self.training_defaults, **options}
         given["batch_size"] = self._batch_size(batch_size)
         if max_steps is not None:
             given["max_steps"] = max_steps

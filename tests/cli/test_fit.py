@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from manifold_diffusion import RiemannianDiffusion
+from manifold_diffusion import AutoregressiveKernelDensity, LearnedKernelDensity, RiemannianDiffusion
 from manifold_diffusion.cli import main
 from manifold_diffusion.cli.arguments import read_yaml
 from manifold_diffusion.models import GenerativeModel
@@ -93,6 +93,64 @@ def test_interrupted_and_resumed_is_uninterrupted(
     assert main(["fit", "--out_dir", str(tmp_path), "--resume", "--figure_every", "0"]) == 0
     one, two = (RiemannianDiffusion.from_pretrained(folder / "model").state_dict() for folder in (run_folder, tmp_path))
     assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+DENSITY = ("--trainer.progress", "false", "--trainer.accelerator", "cpu", "--trainer.max_steps", "4")
+
+
+def test_learned_densities_are_fitted_and_resumed(
+    places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from manifold_diffusion.cli import fit
+
+    def interrupt(network: Any, step: int) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    argv = ["fit", "--data", str(places), "--model.density", "LearnedKernelDensity", *DENSITY]
+    argv += ["--model.density.components", "2", "--trainer.val_every", "2"]
+    assert main([*argv, "--figure_every", "4", "--out_dir", str(whole)]) == 0
+    assert (whole / "figures/step-0000004.png").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "_drawing", lambda *a: interrupt)
+        assert main([*argv, "--figure_every", "3", "--out_dir", str(parts)]) == 130
+    assert main(["fit", "--out_dir", str(parts), "--resume", "--figure_every", "0"]) == 0
+    one, two = (LearnedKernelDensity.from_pretrained(folder / "model") for folder in (whole, parts))
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+    assert one.components == 2 and one.data == 120 and math.isfinite(one.metadata["validation NLL"])
+    trainer = read_yaml(whole / "config.yaml")["trainer"]
+    assert trainer["lr"] == LearnedKernelDensity.defaults["lr"] and trainer["batch_size"] == 15
+    capsys.readouterr()
+    assert main(["info", str(whole)]) == 0
+    assert "LearnedKernelDensity on 120 points" in capsys.readouterr().out
+    assert main(["fit", "--config", str(whole / "config.yaml"), "--out_dir", str(tmp_path / "again")]) == 0
+    three = LearnedKernelDensity.from_pretrained(tmp_path / "again" / "model")
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), three.state_dict().values(), strict=True))
+
+
+def test_a_density_of_angles(tmp_path: Path) -> None:
+    rows = torch.rand(60, 2, generator=torch.Generator().manual_seed(0))
+    table, folder = tmp_path / "angles.csv", tmp_path / "run"
+    table.write_text("a,b\n" + "\n".join(",".join(f"{v:.4f}" for v in row) for row in rows.tolist()))
+    density = ["--model.density.neighbours", "8", "--model.density", "AutoregressiveKernelDensity"]
+    argv = ["fit", "--data", str(table), "--model.manifold", "torus:2", *density, *DENSITY, "--figure_every", "0"]
+    assert main([*argv, "--out_dir", str(folder)]) == 0
+    model = AutoregressiveKernelDensity.from_pretrained(folder / "model")
+    assert model.neighbours == 8 and model.data == 48
+    assert main(["sample", str(folder), "--n", "3", "--out", str(tmp_path / "x.csv")]) == 0
+
+
+def test_a_density_has_no_other_parts(places: Path, tmp_path: Path, fails: Any) -> None:
+    argv = ["fit", "--data", str(places), "--out_dir", str(tmp_path / "run"), *DENSITY]
+    name = ["--model.density", "LearnedKernelDensity"]
+    assert "no process" in fails(*argv, *name, "--model.process", "BrownianMotion")
+    assert "leave out model.density.data" in fails(*argv, *name, "--model.density.data", "20")
+    assert "no argument 'width_'" in fails(*argv, *name, "--model.density.width_", "20")
+    assert "no class 'KernelDensity'" in fails(*argv, "--model.density", "KernelDensity")
+    assert "got RiemannianDiffusion" in fails(*argv, "--model.density", "RiemannianDiffusion")
+    assert "needs a Torus" in fails(*argv, "--model.density", "AutoregressiveKernelDensity")
+    assert "at most half" in fails(*argv, *name, "--trainer.batch_size", "100")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_is_not_replaced_by_accident(run_folder: Path, places: Path, tmp_path: Path, fails: Any) -> None:

@@ -169,8 +169,9 @@ def test_the_table_goes_between_its_markers(tmp_path):
 
 
 def test_torsions_have_methods_of_their_own(monkeypatch):
-    assert {"copies", "chain"} <= set(methods.members_of("hybrid", Torus(7))) <= set(methods.methods_of(Torus(7)))
-    assert not {"copies", "chain"} & set(methods.methods_of(Sphere(2)))
+    own, members = {"copies", "chain", "second-network"}, set(methods.members_of("hybrid", Torus(7)))
+    assert own <= members < set(methods.methods_of(Torus(7))) and "flow" not in members
+    assert not own & set(methods.methods_of(Sphere(2))) and "flow" in methods.members_of("hybrid", Sphere(2))
     assert methods.members_of("network", Torus(7)) == ()
     g = torch.Generator().manual_seed(0)
     x = M.random_uniform(200, generator=g, dtype=torch.float64)

@@ -87,6 +87,10 @@ class Harmonics(ABC):
         """Points whose moments are computed together when ``numbers`` numbers are to be held."""
         return numbers // self.n_modes(degree)
 
+    def queries_at_a_time(self, degree: int, numbers: int) -> int:
+        """Points where the series is summed together when ``numbers`` numbers are to be held."""
+        return numbers // self.n_modes(degree)
+
     def degree_for(self, tau: float, bound: float) -> int | None:
         """The least degree that leaves out at most ``bound`` at the time ``tau``; None if there is none."""
         low, high, t = 0, self.max_degree + 1, torch.tensor([tau], dtype=torch.float64)
@@ -187,7 +191,7 @@ class EmpiricalSpectrum:
                 continue
             for degree in dict.fromkeys((last if first is None else first, last)):
                 self._grow(degree)
-                for part in left.split(max(1, _NUMBERS // H.n_modes(degree))):
+                for part in left.split(max(1, H.queries_at_a_time(degree, _NUMBERS))):
                     value = self._value(x[part], tau[part], degree, weight, want_score)
                     done = met(self.manifold, plain(x[part]), value, tau[part], rtol) | (degree == last)
                     pieces.append((part[done], pick(value, done)))

@@ -2,15 +2,16 @@ r"""Spherical harmonics of degree up to about a hundred, in Cartesian form.
 
 .. math:: Y_{lm}(x) = Q_{lm}(x_3)\,(x_1 + i x_2)^m, \qquad Q_{lm} = N_{lm}\,\frac{d^m P_l}{dz^m}
 
-with fully normalised polynomials :math:`Q_{lm}`: their three-term recurrence in l is stable, and neither they nor their
-gradients are singular at the poles: :math:`Q_{lm}' = \sqrt{(l-m)(l+m+1)}\,Q_{l,m+1}`.
+with fully normalised polynomials :math:`Q_{lm}`: neither they nor their gradients are singular at the poles,
+:math:`Q_{lm}' = \sqrt{(l-m)(l+m+1)}\,Q_{l,m+1}`. Their three-term recurrence in l is stable; divided by factors that
+depend on l and m alone it is :math:`R_{lm} = \alpha_{lm}\,x_3 R_{l-1,m} + R_{l-2,m}`, with :math:`R_{mm} = 1`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -20,12 +21,15 @@ from ._spectral import Harmonics, SeriesTail, level_tail, n_terms
 
 __all__ = ["SphereHarmonics"]
 
+_AT_A_TIME = 4096
+"""Orders m times points of one step of the recurrence."""
+
 
 class SphereHarmonics(Harmonics):
     """Eigenfunctions of ``Sphere(2)``; moments are :math:`c_{lm}` for m >= 0, complex ``(degree + 1, degree + 1)``."""
 
     max_degree = 96
-    mode_cost, moment_cost = 0.03, 0.004
+    mode_cost, moment_cost = 0.005, 0.0015
 
     def __init__(self, manifold: Sphere) -> None:
         self.manifold = manifold
@@ -39,15 +43,19 @@ class SphereHarmonics(Harmonics):
         return level_tail(level <= degree, level * (level + 1), sizes, tau, self.manifold.log_volume)
 
     def moments(self, x: Tensor, weights: Tensor, degree: int) -> list[Tensor]:
-        waves = weights * self._powers(x, degree)
-        real, imag = waves.real.contiguous(), waves.imag.contiguous()
-        out = torch.zeros(degree + 1, degree + 1, dtype=waves.dtype, device=x.device)
-        for l, row in enumerate(self._rows(x, degree)):  # noqa: E741
-            parts = [(row * a[: l + 1]).sum(1) for a in (real, imag)]
-            out[l, : l + 1] = torch.complex(parts[0], parts[1])
+        norms = _recurrence(self.max_degree)[1][: degree + 1].to(x)
+        wave, zeta = torch.complex(weights, torch.zeros_like(weights)), torch.complex(x[:, 0], x[:, 1])
+        out = torch.zeros(degree + 1, degree + 1, dtype=wave.dtype, device=x.device)
+        for m in range(degree + 1):
+            rows = self._rows(x[:, 2], degree, m, m + 1)[0]
+            out[m:, m] = torch.view_as_complex(rows @ torch.view_as_real(wave)) * norms[m:, m]
+            wave = wave * zeta
         return [out]
 
     def moments_at_a_time(self, degree: int, numbers: int) -> int:
+        return 2 * numbers // (degree + 1)
+
+    def queries_at_a_time(self, degree: int, numbers: int) -> int:
         return numbers // (8 * (degree + 1))
 
     def evaluate(self, x: Tensor, tau: Tensor, moments: list[Tensor], degree: int) -> tuple[Tensor, Tensor]:
@@ -59,12 +67,16 @@ class SphereHarmonics(Harmonics):
         slopes = pad(slopes[:, :-1], (1, 0))  # beside the Q_{l, m+1} that they multiply
         columns = torch.stack([twice.real, twice.imag, slopes.real, slopes.imag])  # (4, l, m)
         damping = (-(l * (l + 1)) * tau / 2).exp()  # (l, n) or (l, 1)
-        table = self._polynomials(x, degree)  # (m, l, n)
-        if damping.shape[1] == 1:
-            columns = columns * damping
-        else:
-            table = table * damping
-        sums = columns.permute(2, 0, 1) @ table  # (m, 4, n)
+        norms = _recurrence(self.max_degree)[1][: degree + 1, : degree + 1].to(x)
+        columns = (columns * norms * (damping if damping.shape[1] == 1 else 1)).permute(2, 0, 1)  # (m, 4, l)
+        group, sums = max(1, _AT_A_TIME // max(len(x), 1)), []
+        for first in range(0, degree + 1, group):
+            stop = min(first + group, degree + 1)
+            rows = self._rows(x[:, 2], degree, first, stop)  # (m, l, n)
+            if damping.shape[1] > 1:
+                rows = rows * damping[first:]
+            sums.append(columns[first:stop, :, first:] @ rows)
+        sums = torch.cat(sums)  # (m, 4, n)
         waves = self._powers(x, degree)
         value, steep = torch.complex(sums[:, 0], sums[:, 1]), torch.complex(sums[1:, 2], sums[1:, 3])
         turn = (m.mT[1:] * value[1:] * waves[:-1]).sum(0)  # derivative by x_1 + i x_2
@@ -80,25 +92,34 @@ class SphereHarmonics(Harmonics):
             powers.append(powers[-1] * zeta)
         return torch.stack(powers)
 
-    def _polynomials(self, x: Tensor, degree: int) -> Tensor:
-        """Fully normalised ``Q_lm(x_3)``, zero for m > l: ``(m, l, n)``."""
-        return torch.stack([pad(row, (0, 0, 0, degree + 1 - len(row))) for row in self._rows(x, degree)], 1)
+    def _rows(self, z: Tensor, degree: int, first: int, stop: int) -> Tensor:
+        """``R_lm(z)``, ``(m, l, n)``, for m from ``first`` up to ``stop`` and l from ``first``; zero for m > l."""
+        table = _recurrence(self.max_degree)[0][: degree + 1, first:stop]
+        factors = table.unsqueeze(2).to(z)
+        starts = torch.eye(stop - first, dtype=z.dtype, device=z.device).unsqueeze(2)
+        last = torch.zeros_like(z).expand(stop - first, -1)
+        rows = [last + starts[0]]
+        for l in range(first + 1, degree + 1):  # noqa: E741
+            if stop - first == 1:  # one operation
+                row = torch.addcmul(last, z, rows[-1], value=table[l].item())
+            else:
+                row = torch.addcmul(last, factors[l] * z, rows[-1])
+            last = rows[-1]
+            rows.append(row + starts[l - first] if l < stop else row)
+        return torch.stack(rows, 1)
 
-    @staticmethod
-    def _rows(x: Tensor, degree: int) -> Iterator[Tensor]:
-        """Fully normalised ``Q_lm(x_3)`` of one l after the other, ``(l + 1, n)``."""
-        z = x[:, 2]
-        top = math.sqrt(1 / (4 * math.pi))
-        last, now = torch.zeros_like(z).unsqueeze(0), torch.full_like(z, top).unsqueeze(0)
-        yield now
-        for l in range(1, degree + 1):  # noqa: E741
-            m = torch.arange(l, dtype=x.dtype, device=x.device).unsqueeze(1)
-            a = ((4 * l * l - 1) / (l * l - m * m)).sqrt()
-            row = a * z * now
-            if l > 1:
-                m, square = m[:-1], (l - 1) ** 2
-                b = ((square - m * m) / (4 * square - 1)).sqrt()
-                row = torch.cat([row[:-1] - a[:-1] * b * last, row[-1:]])
-            top *= math.sqrt((2 * l + 1) / (2 * l))
-            last, now = now, torch.cat([row, torch.full_like(z, top).unsqueeze(0)])
-            yield now
+
+@cache
+def _recurrence(degree: int) -> tuple[Tensor, Tensor]:
+    """The factors alpha of the recurrence, and what R is multiplied by to be Q, both by l and m."""
+    l, m = np.arange(degree + 1.0)[:, None], np.arange(degree + 1.0)  # noqa: E741
+    with np.errstate(all="ignore"):
+        a = np.sqrt((4 * l**2 - 1) / (l**2 - m**2))
+        b = np.sqrt(((l - 1) ** 2 - m**2) / (4 * (l - 1) ** 2 - 1))
+    scale = np.where(l >= m, 1.0, np.nan)
+    for k in range(2, degree + 1):
+        scale[k, : k - 1] = -scale[k - 2, : k - 1] / (a * b)[k, : k - 1]
+    factors = np.zeros_like(scale)
+    factors[1:] = np.where(l > m, scale * a, 0)[1:] / np.where(l > m, np.roll(scale, 1, 0), 1)[1:]
+    top = np.sqrt(np.cumprod(np.r_[1, (2 * m[:-1] + 3) / (2 * m[:-1] + 2)]) / (4 * np.pi))
+    return torch.from_numpy(factors), torch.from_numpy(np.where(l >= m, top / scale, 0.0))

@@ -170,6 +170,21 @@ def test_harmonics_are_orthonormal_up_to_the_highest_degree(M: Manifold) -> None
         assert float(M.norm(one, slope) / expected) < 1e-10
 
 
+def test_series_on_the_sphere_does_not_depend_on_the_number_of_queries() -> None:
+    M = Sphere(2)
+    H, x = harmonics(M), M.random_uniform(700, generator=generator(0), dtype=F64)
+    degree, w = H.max_degree, torch.rand(50, generator=generator(1), dtype=F64)
+    moments = H.moments(x[:50], w, degree)
+    parts = [H.moments(x[i : i + 1], w[i : i + 1], degree)[0] for i in range(50)]
+    torch.testing.assert_close(moments[0], torch.stack(parts).sum(0), rtol=0, atol=1e-12)
+    tau = torch.full((700,), 5e-3, dtype=F64)
+    values, slopes = H.evaluate(x, tau, moments, degree)
+    for rows, times in ((slice(0, 3), tau[:3]), (slice(0, 200), tau[:1]), (slice(0, 700), tau[:1])):
+        value, slope = H.evaluate(x[rows], times, moments, degree)
+        torch.testing.assert_close(value, values[rows], rtol=1e-12, atol=1e-11)
+        torch.testing.assert_close(slope, slopes[rows], rtol=1e-12, atol=1e-9)
+
+
 def test_auto_meets_its_goal_with_all_four() -> None:
     M = Sphere(2)
     data = NoisedData(M, spread(M, 8000))

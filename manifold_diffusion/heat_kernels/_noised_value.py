@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,9 +60,12 @@ def plain(x: Tensor) -> Tensor:
         return x.detach()
 
 
-def untracked() -> AbstractContextManager[Any]:
-    """Context for what is kept or handed to NumPy: tensors made in it don't belong to a ``torch.func`` transform."""
-    return torch._C._DisableFuncTorch()  # pyright: ignore[reportAttributeAccessIssue]
+@contextmanager
+def untracked() -> Iterator[None]:
+    """Context for what is kept or handed to NumPy: no ``torch.func`` transform, graph or inference mode has a part."""
+    functorch = torch._C._DisableFuncTorch()  # pyright: ignore[reportAttributeAccessIssue]
+    with functorch, torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def from_sum(

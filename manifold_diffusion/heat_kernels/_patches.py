@@ -21,7 +21,7 @@ __all__ = ["Image", "Patches", "constant", "fit", "lobatto", "resample"]
 
 def constant(array: np.ndarray, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A plain tensor, to be kept, whatever transform of ``torch.func`` or inference mode runs at its first use."""
-    with untracked(), torch.inference_mode(False):
+    with untracked():
         return torch.from_numpy(np.ascontiguousarray(array)).to(device=device, dtype=dtype)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..manifolds import Sphere
+from ._patches import constant
 from ._spectral import Harmonics, SeriesTail, level_tail, n_terms
 
 __all__ = ["SphereHarmonics"]
@@ -122,4 +123,5 @@ def _recurrence(degree: int) -> tuple[Tensor, Tensor]:
     factors = np.zeros_like(scale)
     factors[1:] = np.where(l > m, scale * a, 0)[1:] / np.where(l > m, np.roll(scale, 1, 0), 1)[1:]
     top = np.sqrt(np.cumprod(np.r_[1, (2 * m[:-1] + 3) / (2 * m[:-1] + 2)]) / (4 * np.pi))
-    return torch.from_numpy(factors), torch.from_numpy(np.where(l >= m, top / scale, 0.0))
+    norms, cpu = np.where(l >= m, top / scale, 0.0), torch.device("cpu")
+    return constant(factors, torch.float64, cpu), constant(norms, torch.float64, cpu)

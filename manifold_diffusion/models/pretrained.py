@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .._config import from_config, to_config
 from .._errors import CheckpointError, ConfigError
+from .._files import write_bytes
 from .._version import __version__
 from ..manifolds import Manifold
 
@@ -65,10 +66,7 @@ def save_model(
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-", ignore_cleanup_errors=True) as staging:
             for name, content in contents.items():
-                with open(Path(staging, name), "wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
+                write_bytes(Path(staging, name), content)
             _move_all(Path(staging), folder, list(contents))
     except OSError as error:
         raise CheckpointError(

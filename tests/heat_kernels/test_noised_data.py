@@ -185,6 +185,17 @@ def test_series_on_the_sphere_does_not_depend_on_the_number_of_queries() -> None
         torch.testing.assert_close(slope, slopes[rows], rtol=1e-12, atol=1e-9)
 
 
+@pytest.mark.parametrize("evaluator", ["full", "golden", "spectral", "cells"])
+@pytest.mark.parametrize("M", [Sphere(2), Sphere(3), SO3()], ids=repr)
+def test_what_is_kept_of_a_first_use_in_inference_mode_has_derivatives(M: Manifold, evaluator: str) -> None:
+    data, tau = weighted(M), 0.3 if evaluator == "spectral" else 0.01
+    x = data.points[:5].clone().requires_grad_()
+    with torch.inference_mode():
+        data.score(data.points[:5], tau, evaluator=evaluator)
+    (slope,) = torch.autograd.grad(data.score(x, tau, evaluator=evaluator).sum(), x)
+    assert bool(slope.isfinite().all())
+
+
 def test_auto_meets_its_goal_with_all_four() -> None:
     M = Sphere(2)
     data = NoisedData(M, spread(M, 8000))

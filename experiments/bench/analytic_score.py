@@ -121,12 +121,13 @@ def main() -> None:
             generator = torch.Generator().manual_seed(args.seed)
             data = NoisedData(SPACES[space], clusters(SPACES[space], n, generator))
             built = {}
-            for evaluator in ("golden", "cells"):
-                if evaluator not in args.evaluators:
+            for evaluator in ("golden", "cells", "spectral"):
+                if evaluator not in args.evaluators and "auto" not in args.evaluators:
                     continue
                 start = time.process_time()
                 try:
-                    data.evaluate(torch.as_tensor(data.points[:1]), 1e-6, evaluator=evaluator)
+                    for tau in args.times if evaluator == "spectral" else [1e-6]:
+                        data.evaluate(torch.as_tensor(data.points[:1]), tau, evaluator=evaluator)
                 except CapabilityError:
                     continue
                 built[evaluator] = f"{evaluator} built in {time.process_time() - start:.2f} s"

@@ -68,7 +68,10 @@ class DataPoints:
         return isinstance(self.points, Tensor)
 
     def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Points and weights, a block at a time."""
+        """Points and weights: all of them if they are in memory, a block at a time otherwise."""
+        if isinstance(self.points, Tensor):
+            yield self.points, self.weights
+            return
         for part in self._parts():
             yield self.read(part), self.weights[part]
 

@@ -97,7 +97,7 @@ class Evaluators:
             if cells:
                 # Queries for which the series was good enough already don't ask for a higher degree.
                 otherwise[tau <= self._get_cells().time_max] = _CELLS * (self._in_cells + len(x))
-            series = self._get_spectrum().cost(tau, rtol, n, otherwise)
+            series = self._get_spectrum().cost(tau, rtol, n, self.data.total, otherwise)
         next_best = series.clamp_max(full)
         if cells:
             self._try_series(x, tau, torch.nonzero(series < min(full, _CELLS)).squeeze(1), rtol, want_score, pieces)

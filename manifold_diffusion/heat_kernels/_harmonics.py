@@ -8,7 +8,7 @@ from .._errors import CapabilityError
 from ..manifolds import SO3, Manifold, Sphere, Torus
 from ._hypersphere_harmonics import HypersphereHarmonics
 from ._quaternion_harmonics import RotationHarmonics, ThreeSphereHarmonics
-from ._spectral import Harmonics
+from ._series import Harmonics
 from ._sphere_harmonics import SphereHarmonics
 from ._torus_harmonics import TorusHarmonics
 

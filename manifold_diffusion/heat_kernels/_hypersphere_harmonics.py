@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.func import vjp
 
 from ..manifolds import Sphere
-from ._spectral import Harmonics, SeriesTail, level_tail, n_terms
+from ._series import Amplitudes, Harmonics, SeriesTail, level_amplitudes, level_tail, n_terms
 
 __all__ = ["HypersphereHarmonics"]
 
@@ -50,8 +50,14 @@ class HypersphereHarmonics(Harmonics):
         sizes = (2 * level / (n - 1)).log1p() + (level + n - 1).lgamma() - math.lgamma(n - 1) - (level + 1).lgamma()
         return level_tail(level <= degree, level * (level + n - 1), sizes, tau, self.manifold.log_volume)
 
-    def moments(self, x: Tensor, weights: Tensor, degree: int) -> list[Tensor]:
+    def direct_moments(self, x: Tensor, weights: Tensor, degree: int) -> list[Tensor]:
         return [weights @ level for level in self._levels(x, degree)]
+
+    def amplitudes(self, moments: list[Tensor]) -> Amplitudes:
+        norms = torch.stack([c.norm() for c in moments])
+        level = torch.arange(len(moments), dtype=norms.dtype, device=norms.device)
+        sizes = torch.tensor([float(len(c)) for c in moments], dtype=norms.dtype, device=norms.device)
+        return level_amplitudes(norms, sizes, level * (level + self.manifold.n - 1), self.manifold.volume)
 
     def evaluate(self, x: Tensor, tau: Tensor, moments: list[Tensor], degree: int) -> tuple[Tensor, Tensor]:
         def series(y: Tensor) -> Tensor:

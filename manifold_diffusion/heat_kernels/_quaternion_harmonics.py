@@ -27,7 +27,8 @@ from torch.nn.functional import pad
 
 from .._safe import cos_sinc
 from ..manifolds import SO3
-from ._spectral import Harmonics, SeriesTail, level_tail, n_terms
+from ._fourier_sums import fold, fourier_sums
+from ._series import Amplitudes, Harmonics, SeriesTail, level_amplitudes, level_tail, n_terms
 
 __all__ = ["RotationHarmonics", "ThreeSphereHarmonics"]
 
@@ -46,7 +47,8 @@ class _QuaternionHarmonics(Harmonics):
     step: int
     rate: float
     volume: float
-    mode_cost = moment_cost = 0.12
+    mode_cost, moment_cost = 0.05, 0.04
+    fourier_cost = 8.0, 2.0
 
     @abstractmethod
     def quaternion(self, x: Tensor) -> Tensor:
@@ -69,13 +71,35 @@ class _QuaternionHarmonics(Harmonics):
         order = self.step * level
         return level_tail(level <= degree, self.eigenvalues(order), 2 * order.log1p(), tau, math.log(self.volume))
 
-    def moments(self, x: Tensor, weights: Tensor, degree: int) -> list[Tensor]:
+    def direct_moments(self, x: Tensor, weights: Tensor, degree: int) -> list[Tensor]:
         w = weights.to(torch.complex128)
-        return [torch.einsum("i,ipq->pq", w, d) for d in self._elements(x, degree)]
+        return [torch.einsum("i,ipq->pq", w, d) for d in self._elements(self.quaternion(x), degree)]
+
+    def fourier_moments(self, x: Tensor, weights: Tensor, degree: int) -> list[Tensor]:
+        # With U_00 = cos(a) e^{ib} and U_10 = sin(a) e^{ic}, D^n_pq is e^{i((n-p-q)b + (p-q)c)} times a trigonometric
+        # polynomial of degree n in a, with the parity of p - q.
+        w, i, j, k = self.quaternion(x).unbind(-1)
+        angles = [torch.atan2(torch.hypot(i, j), torch.hypot(w, k)), torch.atan2(k, w), torch.atan2(i, j)]
+        order = self.step * degree
+        nodes = fold(fourier_sums(angles, weights, [order] * 3), order + 1)
+        a = math.pi * (torch.arange(order + 1, dtype=torch.float64) + 0.5) / (order + 1)
+        zero, out = torch.zeros_like(a), []
+        for level, d in enumerate(self._elements(torch.stack([a.cos(), zero, a.sin(), zero], -1), degree)):
+            p = torch.arange(self.step * level + 1).unsqueeze(1)
+            b, c = self.step * level - p - p.mT, p - p.mT
+            out.append(torch.einsum("pqi,ipq->pq", nodes[c % 2, :, order + b, order + c], d))
+        return out
+
+    def amplitudes(self, moments: list[Tensor]) -> Amplitudes:
+        norms = torch.stack([c.abs().square().sum().sqrt() for c in moments])
+        order = self.step * torch.arange(len(moments), dtype=norms.dtype, device=norms.device)
+        sizes = order + 1
+        norms = norms * (sizes / self.volume).sqrt()
+        return level_amplitudes(norms, sizes.square(), self.eigenvalues(order), self.volume)
 
     def evaluate(self, x: Tensor, tau: Tensor, moments: list[Tensor], degree: int) -> tuple[Tensor, Tensor]:
         total = torch.zeros(len(x), 4, dtype=x.dtype, device=x.device)
-        for level, (d, c) in enumerate(zip(self._elements(x, degree), moments, strict=False)):
+        for level, (d, c) in enumerate(zip(self._elements(self.quaternion(x), degree), moments, strict=False)):
             n = self.step * level
             rows = torch.stack([c, *(c @ g.mH for g in self._generators(n, x.device))])
             parts = torch.view_as_real(d).flatten(1) @ torch.view_as_real(rows).flatten(1).mT
@@ -83,15 +107,15 @@ class _QuaternionHarmonics(Harmonics):
             total = total + ((n + 1) / self.volume * (-rate.to(tau) * tau / 2).exp()).unsqueeze(1) * parts
         return total[:, 0], self.tangent(x, total[:, 1:])
 
-    def _elements(self, x: Tensor, degree: int) -> Iterator[Tensor]:
-        """Matrices of the levels, ``(len(x), n + 1, n + 1)``."""
-        w, a, b, c = self.quaternion(x).unbind(-1)
+    def _elements(self, q: Tensor, degree: int) -> Iterator[Tensor]:
+        """Matrices of the levels at unit quaternions, ``(len(q), n + 1, n + 1)``."""
+        w, a, b, c = q.unbind(-1)
         u = [torch.complex(w, c), torch.complex(-b, a), torch.complex(b, a), torch.complex(w, -c)]
         u = [z.reshape(-1, 1, 1) for z in u]
         d = torch.ones_like(u[0])
         yield d
         for n in range(1, self.step * degree + 1):
-            p = torch.arange(n, dtype=x.dtype, device=x.device)
+            p = torch.arange(n, dtype=q.dtype, device=q.device)
             low, high = (n - p).sqrt() / math.sqrt(n), (p + 1).sqrt() / math.sqrt(n)
             d = (
                 pad(low[:, None] * low * (u[0] * d), (0, 1, 0, 1))

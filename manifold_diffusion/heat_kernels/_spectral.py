@@ -8,126 +8,29 @@ On a homogeneous space :math:`\sum_s f_{ls}^2 = d_l / V` and :math:`\sum_s |\nab
 that by Cauchy and Schwarz the rest is at most :math:`\sum_{l > L} d_l e^{-\lambda_l\tau/2}/V`, and its gradient at
 most :math:`\sum_{l > L} \sqrt{\lambda_l}\, d_l e^{-\lambda_l\tau/2}/V`: tails of the heat trace. A sum in floating
 point is right to a few units of rounding of its largest value, the same sums over :math:`l \le L`: far from the data,
-where the density is below that, the series knows nothing.
+where the density is below that, the series knows nothing. Up to the degree whose moments are known, Cauchy and Schwarz
+say more: level l adds at most :math:`e^{-\lambda_l\tau/2}\,|c_l| \sqrt{d_l / V}`.
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..manifolds import Compact
 from ._noised_value import NoisedValue, assemble, from_sum, met, missing, pick, plain, untracked
+from ._series import NUMBERS, Amplitudes, Harmonics, SeriesTail
 
-__all__ = ["EmpiricalSpectrum", "Harmonics", "SeriesTail", "level_tail", "n_terms", "tail_sums"]
+__all__ = ["EmpiricalSpectrum"]
 
-_UNITS = 16 * torch.finfo(torch.float64).eps
-_NUMBERS = 1 << 19
-"""Numbers that are held at a time."""
-
-_TERMS = 1 << 14
-"""Levels that are summed in the bound of a rest, far more than any degree."""
-
-
-@dataclass(frozen=True)
-class SeriesTail:
-    """Sums over the heat trace per unit of volume, float64, one per time.
-
-    Attributes:
-        value: bound of what is left out of a density.
-        slope: ... of its gradient.
-        peak: sum of what is kept, the largest value of the series.
-        peak_slope: ... of its gradient.
-    """
-
-    value: Tensor
-    slope: Tensor
-    peak: Tensor
-    peak_slope: Tensor
-
-
-class Harmonics(ABC):
-    """Eigenfunctions of a manifold up to a degree.
-
-    Attributes:
-        max_degree: largest degree that is used.
-        mode_cost: microseconds a mode and query, about.
-        moment_cost: microseconds a mode and data point, about.
-    """
-
-    max_degree: int
-    mode_cost: float
-    moment_cost: float
-
-    @abstractmethod
-    def n_modes(self, degree: int) -> int:
-        """Real numbers that the moments up to a degree have, about."""
-
-    @abstractmethod
-    def tail(self, tau: Tensor, degree: int) -> SeriesTail:
-        """What a series up to ``degree`` leaves out and keeps, at times ``(n,)``."""
-
-    @abstractmethod
-    def moments(self, x: Tensor, weights: Tensor, degree: int) -> list[Tensor]:
-        """Weighted sums of the eigenfunctions over points ``(n, *point_shape)``, float64."""
-
-    @abstractmethod
-    def evaluate(self, x: Tensor, tau: Tensor, moments: list[Tensor], degree: int) -> tuple[Tensor, Tensor]:
-        """Value ``(n,)`` of the damped series and its Riemannian gradient.
-
-        ``tau`` is ``(n,)`` or ``(1,)``; the moments may be those of a higher degree.
-        """
-
-    def moments_at_a_time(self, degree: int, numbers: int) -> int:
-        """Points whose moments are computed together when ``numbers`` numbers are to be held."""
-        return numbers // self.n_modes(degree)
-
-    def queries_at_a_time(self, degree: int, numbers: int) -> int:
-        """Points where the series is summed together when ``numbers`` numbers are to be held."""
-        return numbers // self.n_modes(degree)
-
-    def degree_for(self, tau: float, bound: float) -> int | None:
-        """The least degree that leaves out at most ``bound`` at the time ``tau``; None if there is none."""
-        low, high, t = 0, self.max_degree + 1, torch.tensor([tau], dtype=torch.float64)
-        while low < high:
-            middle = (low + high) // 2
-            tail = self.tail(t, middle)
-            if max(float(tail.value), float(tail.slope) * math.sqrt(tau)) <= bound:
-                high = middle
-            else:
-                low = middle + 1
-        return None if low > self.max_degree else low
-
-
-def n_terms(tau: Tensor, rate: float = 1.0) -> int:
-    r"""Terms until :math:`e^{-(\text{rate}\, l)^2 \tau / 2}` vanishes: never so many that they fill the memory.
-
-    A sum that is cut short is bounded by :func:`tail_sums` all the same, at times that no degree is enough for.
-    """
-    return math.ceil(min(14 / (rate * math.sqrt(float(tau.min()))), _TERMS))
-
-
-def tail_sums(terms: Tensor, kept: int) -> tuple[Tensor, Tensor]:
-    """Sum of the first ``kept`` columns of a falling series, and a bound of the rest.
-
-    What follows the last column is less than the geometric series of its last ratio.
-    """
-    ratio = torch.where(terms[:, -1] > 0, terms[:, -1] / terms[:, -2].clamp_min(1e-300), 0.0)
-    beyond = torch.where(ratio < 1, terms[:, -1] * ratio / (1 - ratio).clamp_min(1e-300), math.inf)
-    return terms[:, :kept].sum(1), terms[:, kept:].sum(1) + beyond
-
-
-def level_tail(levels: Tensor, eigenvalues: Tensor, log_sizes: Tensor, tau: Tensor, log_volume: float) -> SeriesTail:
-    """Sums of a spectrum by levels, of which ``levels`` says whether they are kept; at least two are not."""
-    terms = (log_sizes - log_volume - eigenvalues * tau.unsqueeze(1) / 2).exp()
-    kept = int(levels.sum())
-    (peak, value), (peak_slope, slope) = (tail_sums(a, kept) for a in (terms, terms * eigenvalues.sqrt()))
-    return SeriesTail(value, slope, peak, peak_slope)
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class EmpiricalSpectrum:
@@ -145,15 +48,18 @@ class EmpiricalSpectrum:
         self.manifold, self.harmonics, self.batches = manifold, harmonics, batches
         self.degree = -1
         self._moments: list[Tensor] = []
+        self._amplitudes: Amplitudes | None = None
         self._volume = math.exp(manifold.log_volume)
         self._degrees: dict[tuple[int, float], int | None] = {}
+        self._noises: dict[int, float] = {}
+        self._leasts: dict[tuple[int, float, float], int] = {}
 
     def change(self, points: Tensor, weights: Tensor, sign: int) -> None:
         """Add points to the sums, or take them out."""
         if self.degree >= 0:
             self._accumulate([(points, sign * weights)])
 
-    def cost(self, tau: Tensor, rtol: float, n_points: int, paid: Tensor) -> Tensor:
+    def cost(self, tau: Tensor, rtol: float, n_points: int, weight: float, paid: Tensor) -> Tensor:
         """Microseconds a query at each time; infinite where no degree will do or the moments are not worth it yet.
 
         Moments of ``n_points`` are computed once all queries so far would have cost more without them, at the price of
@@ -162,12 +68,14 @@ class EmpiricalSpectrum:
         H, octaves = self.harmonics, _octaves(tau)
         out = torch.full(tau.shape, math.inf, dtype=torch.float64)
         for octave in octaves.unique().tolist():
-            degree = self._degree(octave, rtol / 10 / self._volume)
+            bound = self._bound(rtol)
+            degree = self._degree(octave, bound)
             if degree is None:
                 continue
             here = octaves == octave
-            worth = H.n_modes(self._grown(degree)) * n_points * H.moment_cost <= paid[here].max()
-            if self.degree >= degree or bool(worth):
+            if self.degree >= degree:
+                out[here] = H.n_modes(self._least(octave, bound, weight)) * H.mode_cost
+            elif H.moments_cost(self._grown(degree), n_points) <= paid[here].max():
                 out[here] = H.n_modes(degree) * H.mode_cost
         return out
 
@@ -181,19 +89,22 @@ class EmpiricalSpectrum:
         pieces: list[tuple[Tensor, NoisedValue]] = []
         for octave in octaves.unique().tolist():
             left = torch.nonzero(octaves == octave).squeeze(1)
-            peak = float(H.tail(torch.tensor([2.0**octave], dtype=torch.float64), H.max_degree).peak)
-            first = self._degree(octave, rtol / 10 / self._volume)
-            last = self._degree(octave, _UNITS * peak)
-            last = H.max_degree if last is None else last
-            best = H.tail(tau[left].max().reshape(1), last)
-            if float(best.value) >= float(best.peak):  # more is left out than there can be
-                pieces.append((left, self._unknown(x[left], want_score)))
-                continue
-            for degree in dict.fromkeys((last if first is None else first, last)):
-                self._grow(degree)
-                for part in left.split(max(1, H.queries_at_a_time(degree, _NUMBERS))):
+            bounds = {}  # by the degree that is enough for any data
+            for bound in (self._bound(rtol), self._noise(octave)):
+                degree = self._degree(octave, bound)
+                bounds[H.max_degree if degree is None else degree] = bound
+            last = max(bounds)
+            if last == H.max_degree:
+                best = H.tail(tau[left].max().reshape(1), last)
+                if float(best.value) >= float(best.peak):  # more is left out than there can be
+                    pieces.append((left, self._unknown(x[left], want_score)))
+                    continue
+            for enough in sorted(bounds):
+                self._grow(enough)
+                degree = self._least(octave, bounds[enough], weight)
+                for part in left.split(max(1, H.queries_at_a_time(degree, NUMBERS))):
                     value = self._value(x[part], tau[part], degree, weight, want_score)
-                    done = met(self.manifold, plain(x[part]), value, tau[part], rtol) | (degree == last)
+                    done = met(self.manifold, plain(x[part]), value, tau[part], rtol) | (enough == last)
                     pieces.append((part[done], pick(value, done)))
                 left = missing(left, pieces)
                 if len(left) == 0:
@@ -202,12 +113,11 @@ class EmpiricalSpectrum:
 
     def _value(self, x: Tensor, tau: Tensor, degree: int, weight: float, want_score: bool) -> NoisedValue:
         M, moments = self.manifold, [m.to(x.device) / weight for m in self._moments]
-        t = tau.to(x.device)
-        shared = bool((tau == tau[0]).all())
-        p, slope = self.harmonics.evaluate(x.double(), t[:1] if shared else t, moments, degree)
-        tail = self.harmonics.tail(t, degree)
-        error, slope_error = tail.value + _UNITS * tail.peak, tail.slope + _UNITS * tail.peak_slope
-        return from_sum(M, x, p, error, slope if want_score else None, slope_error, 0.0, 2)
+        t = (tau[:1] if bool((tau == tau[0]).all()) else tau).to(x.device)
+        p, slope = self.harmonics.evaluate(x.double(), t, moments, degree)
+        tail = self._tail(t, degree, weight)
+        slope = slope if want_score else None
+        return from_sum(M, x, p, tail.value + tail.noise, slope, tail.slope + tail.noise_slope, 0.0, 2)
 
     def _unknown(self, x: Tensor, want_score: bool) -> NoisedValue:
         """What is said where nothing is known."""
@@ -216,11 +126,51 @@ class EmpiricalSpectrum:
         score = torch.full_like(x, math.nan) if want_score else None
         return NoisedValue(log_p, score, error, error if want_score else None, torch.full_like(error, 2).long())
 
+    def _bound(self, rtol: float) -> float:
+        """What may be left out where the density is a tenth of the uniform one."""
+        return rtol / 10 / self._volume
+
     def _degree(self, octave: int, bound: float) -> int | None:
-        key = (octave, bound)
-        if key not in self._degrees:
-            self._degrees[key] = self.harmonics.degree_for(2.0**octave, bound)
-        return self._degrees[key]
+        """A degree that leaves out at most ``bound`` of any data."""
+        return _kept(self._degrees, (octave, bound), lambda: self.harmonics.degree_for(2.0**octave, bound))
+
+    def _least(self, octave: int, bound: float, weight: float) -> int:
+        """The least degree that leaves out at most ``bound`` of these data; the largest one if there is none."""
+
+        def least() -> int:
+            tau = _start(octave)
+            value, slope = self._rest(tau, weight)
+            enough = torch.maximum(value, slope * tau.sqrt())[0] <= bound
+            return min(int((~enough).sum()), self.degree)
+
+        return _kept(self._leasts, (octave, bound, weight), least)
+
+    def _noise(self, octave: int) -> float:
+        """What rounding makes uncertain at the highest degree."""
+        H = self.harmonics
+        return _kept(self._noises, octave, lambda: float(H.tail(_start(octave), H.max_degree).noise))
+
+    def _tail(self, tau: Tensor, degree: int, weight: float) -> SeriesTail:
+        """What a series up to ``degree`` leaves out of these data."""
+        tail, (value, slope) = self.harmonics.tail(tau, degree), self._rest(tau, weight)
+        value, slope = torch.minimum(tail.value, value[:, degree]), torch.minimum(tail.slope, slope[:, degree])
+        return replace(tail, value=value, slope=slope)
+
+    def _rest(self, tau: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+        """What each degree leaves out of these data and of their gradient, ``(len(tau), degree + 1)``.
+
+        The moments tell how much there is in the degrees that follow: of much smooth data, less than there could be.
+        """
+        if self._amplitudes is None:
+            self._amplitudes = self.harmonics.amplitudes(self._moments)
+        rates, beyond = self._amplitudes.eigenvalue.to(tau.device) / 2, self.harmonics.tail(tau, self.degree)
+        damping = (-rates * tau.unsqueeze(1)).exp() / weight
+
+        def rest(amplitude: Tensor, tail: Tensor) -> Tensor:
+            terms = (amplitude.to(tau.device) * damping)[:, 1:].flip(1).cumsum(1).flip(1)
+            return pad(terms, (0, 1)) + tail.unsqueeze(1)
+
+        return rest(self._amplitudes.value, beyond.value), rest(self._amplitudes.slope, beyond.slope)
 
     def _grown(self, degree: int) -> int:
         """The degree up to which moments are computed when ``degree`` is needed: half as much again."""
@@ -232,15 +182,24 @@ class EmpiricalSpectrum:
             self._accumulate(self.batches())
 
     def _accumulate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        H = self.harmonics
-        rows = max(1, H.moments_at_a_time(self.degree, _NUMBERS))
+        self._amplitudes, self._leasts = None, {}
         with untracked():
-            for points, weights in batches:
-                for x, w in zip(points.split(rows), weights.split(rows), strict=True):
-                    part = H.moments(x.double(), w.to(x.device), self.degree)
-                    held = self._moments or [torch.zeros_like(a) for a in part]
-                    self._moments = [a + b for a, b in zip(held, part, strict=True)]
+            for x, w in batches:
+                part = self.harmonics.moments(x, w, self.degree)
+                held = self._moments or [torch.zeros_like(a) for a in part]
+                self._moments = [a + b for a, b in zip(held, part, strict=True)]
 
 
 def _octaves(tau: Tensor) -> Tensor:
     return tau.log2().floor().long()
+
+
+def _start(octave: int) -> Tensor:
+    return torch.tensor([2.0**octave], dtype=torch.float64)
+
+
+def _kept(known: dict[K, V], key: K, value: Callable[[], V]) -> V:
+    """What is known under a key, or is from now on."""
+    if key not in known:
+        known[key] = value()
+    return known[key]

@@ -1,4 +1,4 @@
-r"""Spherical harmonics of degree up to about a hundred, in Cartesian form.
+r"""Spherical harmonics of degree up to a few hundred, in Cartesian form.
 
 .. math:: Y_{lm}(x) = Q_{lm}(x_3)\,(x_1 + i x_2)^m, \qquad Q_{lm} = N_{lm}\,\frac{d^m P_l}{dz^m}
 
@@ -9,6 +9,8 @@ depend on l and m alone it is :math:`R_{lm} = \alpha_{lm}\,x_3 R_{l-1,m} + R_{l-
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Iterator
 from functools import cache
 
 import numpy as np
@@ -17,8 +19,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..manifolds import Sphere
+from ._fourier_sums import fold, fourier_sums
 from ._patches import constant
-from ._spectral import Harmonics, SeriesTail, level_tail, n_terms
+from ._series import Amplitudes, Harmonics, SeriesTail, level_amplitudes, level_tail, n_terms
 
 __all__ = ["SphereHarmonics"]
 
@@ -29,8 +32,9 @@ _AT_A_TIME = 4096
 class SphereHarmonics(Harmonics):
     """Eigenfunctions of ``Sphere(2)``; moments are :math:`c_{lm}` for m >= 0, complex ``(degree + 1, degree + 1)``."""
 
-    max_degree = 96
+    max_degree = 256
     mode_cost, moment_cost = 0.005, 0.0015
+    fourier_cost = 3.0, 0.4
 
     def __init__(self, manifold: Sphere) -> None:
         self.manifold = manifold
@@ -41,16 +45,37 @@ class SphereHarmonics(Harmonics):
     def tail(self, tau: Tensor, degree: int) -> SeriesTail:
         level = torch.arange(degree + 3 + n_terms(tau), dtype=torch.float64, device=tau.device)
         sizes = (2 * level).log1p()
-        return level_tail(level <= degree, level * (level + 1), sizes, tau, self.manifold.log_volume)
+        # Near the poles a rounding of the height changes the polynomials by some l^2 times as much.
+        growth = 1 + level.square() / 128
+        return level_tail(level <= degree, level * (level + 1), sizes, tau, self.manifold.log_volume, growth)
 
-    def moments(self, x: Tensor, weights: Tensor, degree: int) -> list[Tensor]:
-        norms = _recurrence(self.max_degree)[1][: degree + 1].to(x)
-        wave, zeta = torch.complex(weights, torch.zeros_like(weights)), torch.complex(x[:, 0], x[:, 1])
-        out = torch.zeros(degree + 1, degree + 1, dtype=wave.dtype, device=x.device)
-        for m in range(degree + 1):
-            rows = self._rows(x[:, 2], degree, m, m + 1)[0]
+    def direct_moments(self, x: Tensor, weights: Tensor, degree: int) -> list[Tensor]:
+        zeta, wave = torch.complex(x[:, 0], x[:, 1]), torch.complex(weights, torch.zeros_like(weights))
+
+        def waves() -> Iterator[Tensor]:
+            nonlocal wave
+            for _ in range(degree + 1):
+                yield wave
+                wave = wave * zeta
+
+        return self._summed(x[:, 2], waves(), degree)
+
+    def fourier_moments(self, x: Tensor, weights: Tensor, degree: int) -> list[Tensor]:
+        # On the circle of the colatitude Q_lm sin^m is a trigonometric polynomial of degree l, with the parity of m.
+        angles = [torch.atan2(x[:, :2].norm(dim=1), x[:, 2]), torch.atan2(x[:, 1], x[:, 0])]
+        nodes = fold(fourier_sums(angles, weights, [degree, degree]), degree + 1)
+        theta = math.pi * (torch.arange(degree + 1, dtype=torch.float64) + 0.5) / (degree + 1)
+        sine = theta.sin()
+        waves = (nodes[m % 2, :, degree + m] * sine**m for m in range(degree + 1))
+        return self._summed(theta.cos(), waves, degree)
+
+    def _summed(self, z: Tensor, waves: Iterable[Tensor], degree: int) -> list[Tensor]:
+        """Moments of points at heights z; by order, their weights times ``(x_1 + i x_2)^m``."""
+        norms = _recurrence(self.max_degree)[1][: degree + 1].to(z)
+        out = torch.zeros(degree + 1, degree + 1, dtype=torch.complex128, device=z.device)
+        for m, wave in enumerate(waves):
+            rows = self._rows(z, degree, m, m + 1)[0]
             out[m:, m] = torch.view_as_complex(rows @ torch.view_as_real(wave)) * norms[m:, m]
-            wave = wave * zeta
         return [out]
 
     def moments_at_a_time(self, degree: int, numbers: int) -> int:
@@ -58,6 +83,12 @@ class SphereHarmonics(Harmonics):
 
     def queries_at_a_time(self, degree: int, numbers: int) -> int:
         return numbers // (8 * (degree + 1))
+
+    def amplitudes(self, moments: list[Tensor]) -> Amplitudes:
+        square = torch.view_as_real(moments[0]).square().sum(-1)
+        level = torch.arange(len(square), dtype=square.dtype, device=square.device)
+        norms = (2 * square.sum(1) - square[:, 0]).sqrt()
+        return level_amplitudes(norms, 2 * level + 1, level * (level + 1), self.manifold.volume)
 
     def evaluate(self, x: Tensor, tau: Tensor, moments: list[Tensor], degree: int) -> tuple[Tensor, Tensor]:
         l = torch.arange(degree + 1, dtype=x.dtype, device=x.device).unsqueeze(1)  # noqa: E741

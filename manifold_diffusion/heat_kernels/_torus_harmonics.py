@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from ..manifolds import Torus
-from ._spectral import Harmonics, SeriesTail, n_terms, tail_sums
+from ._fourier_sums import fourier_sums
+from ._series import UNITS, Amplitudes, Harmonics, SeriesTail, n_terms, tail_sums
 
 __all__ = ["TorusHarmonics"]
 
-_MODES = 1 << 16
+_MODES = 1 << 18
 
 
 class TorusHarmonics(Harmonics):
@@ -21,14 +22,15 @@ class TorusHarmonics(Harmonics):
     The moments are :math:`\sum_i w_i e^{-i w \cdot x_i}` for :math:`w_1 \ge 0`; those of -w are conjugate.
     """
 
-    mode_cost = moment_cost = 0.02
-
     def __init__(self, manifold: Torus) -> None:
         self.manifold = manifold
         self._units = [2 * math.pi / length for length in manifold.lengths]
         self.max_degree = 1
         while self.n_modes(self.max_degree + 1) <= _MODES and self.max_degree < 256:
             self.max_degree += 1
+        self.mode_cost, self.moment_cost = (0.02, 0.02) if manifold.n == 1 else (0.002, 0.001)
+        if manifold.n <= 3:
+            self.fourier_cost = 0.2, 0.2 * 10 ** max(0, manifold.n - 2)
 
     def _counts(self, degree: int) -> list[int]:
         return [int(degree * max(self._units) / u * (1 + 1e-12)) for u in self._units]
@@ -58,7 +60,8 @@ class TorusHarmonics(Harmonics):
             product(all_, (i, out[i]), (j, all_slope[j])) for i in axes for j in axes if i != j
         )
         peak, peak_slope = product(kept), sum(product(kept, (i, kept_slope[i])) for i in axes)
-        return SeriesTail(*(torch.as_tensor(a) / volume for a in (value, slope, peak, peak_slope)))
+        parts = (value, slope, peak, UNITS * peak, UNITS * peak_slope)
+        return SeriesTail(*(torch.as_tensor(a) / volume for a in parts))
 
     def _frequencies(self, degree: int, like: Tensor) -> list[Tensor]:
         return [
@@ -66,7 +69,7 @@ class TorusHarmonics(Harmonics):
             for j, (unit, count) in enumerate(zip(self._units, self._counts(degree), strict=True))
         ]
 
-    def moments(self, x: Tensor, weights: Tensor, degree: int) -> list[Tensor]:
+    def direct_moments(self, x: Tensor, weights: Tensor, degree: int) -> list[Tensor]:
         frequencies = self._frequencies(degree, x)
         first, *others = (torch.exp(-1j * x[:, j : j + 1] * w) for j, w in enumerate(frequencies))
         rest = torch.ones(len(x), 1, dtype=first.dtype, device=x.device)
@@ -74,6 +77,27 @@ class TorusHarmonics(Harmonics):
             rest = (rest.unsqueeze(-1) * waves.unsqueeze(1)).flatten(1)
         sums = (weights.unsqueeze(1) * first).mT @ rest
         return [sums.reshape([len(w) for w in frequencies])]
+
+    def fourier_moments(self, x: Tensor, weights: Tensor, degree: int) -> list[Tensor]:
+        counts = self._counts(degree)
+        return [fourier_sums([-u * y for u, y in zip(self._units, x.mT, strict=True)], weights, counts)[counts[0] :]]
+
+    def amplitudes(self, moments: list[Tensor]) -> Amplitudes:
+        size = moments[0].abs()
+        square, shell = torch.zeros_like(size), torch.zeros_like(size)
+        for j, unit in enumerate(self._units):
+            count = size.shape[j] if j == 0 else size.shape[j] // 2 + 1
+            start = 0 if j == 0 else 1 - count
+            w = unit * torch.arange(start, count, dtype=size.dtype, device=size.device)
+            w = w.reshape(-1, *[1] * (size.dim() - 1 - j)).abs()
+            square, shell = square + w.square(), torch.maximum(shell, w)
+        shell = (shell / max(self._units) * (1 - 1e-12)).ceil().long().flatten()
+        twice = torch.full_like(size, 2 / self.manifold.volume)
+        twice[0] /= 2
+        value, length = (size * twice).flatten(), square.flatten().sqrt()
+        zero = torch.zeros(int(shell.max()) + 1, dtype=size.dtype, device=size.device)
+        least = zero.scatter_reduce(0, shell, square.flatten(), "amin", include_self=False)
+        return Amplitudes(zero.index_add(0, shell, value), zero.index_add(0, shell, value * length), least)
 
     def evaluate(self, x: Tensor, tau: Tensor, moments: list[Tensor], degree: int) -> tuple[Tensor, Tensor]:
         frequencies = self._frequencies(degree, x)

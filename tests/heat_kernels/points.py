@@ -36,6 +36,13 @@ def on_geodesic(
     return x.to(dtype), x0.to(dtype).expand(x.shape)
 
 
+def spread(M: Manifold, n: int, seed: int = 0, dtype: torch.dtype = F64) -> torch.Tensor:
+    """Points in a cluster about the origin, and some far away."""
+    g = generator(seed)
+    origin = M.origin(dtype=F64).expand(n, *M.point_shape)
+    return M.exp(origin, 0.7 * M.random_tangent(origin, generator=g)).to(dtype)
+
+
 def area(M: Manifold, r: np.ndarray) -> np.ndarray:
     """Area of the geodesic sphere of radius r."""
     if isinstance(M, SO3):

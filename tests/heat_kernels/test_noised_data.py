@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 
@@ -14,21 +13,13 @@ from torch import Tensor
 from manifold_diffusion._errors import CapabilityError, ConfigError, DataError, ManifoldError, NumericsError
 from manifold_diffusion.heat_kernels import NoisedData, heat_kernel
 from manifold_diffusion.heat_kernels._data_points import DataPoints
-from manifold_diffusion.heat_kernels._harmonics import harmonics
 from manifold_diffusion.heat_kernels._retrieval import retrieval
 from manifold_diffusion.manifolds import SO3, Euclidean, Hyperboloid, Manifold, Product, Sphere, Torus, gradient
 
-from .points import F64, generator, on_geodesic
+from .points import F64, generator, on_geodesic, spread
 
 MANIFOLDS = [Sphere(2), Sphere(3), Torus(2), SO3(), Hyperboloid(2), Euclidean(2)]
 SPECTRAL = [Sphere(2), Sphere(3), Torus(1, periods=3.0), Torus(2), Torus(3, periods=[3.0, 5.0, 7.0]), SO3()]
-
-
-def spread(M: Manifold, n: int, seed: int = 0, dtype: torch.dtype = F64) -> Tensor:
-    """Points in a cluster about the origin, and some far away."""
-    g = generator(seed)
-    origin = M.origin(dtype=F64).expand(n, *M.point_shape)
-    return M.exp(origin, 0.7 * M.random_tangent(origin, generator=g)).to(dtype)
 
 
 def weighted(M: Manifold, n: int = 400, seed: int = 0) -> NoisedData:
@@ -150,39 +141,6 @@ def test_series_says_where_it_knows_nothing() -> None:
     early = data.evaluate(data.points, 1e-5, evaluator="spectral")  # refused at no cost
     assert early.log_prob_error == torch.inf and bool(early.score.isnan().all()) and spectrum.degree == built
     torch.testing.assert_close(data.log_prob(far, 0.02), data.log_prob(far, 0.02, evaluator="full"))
-
-
-@pytest.mark.parametrize("M", [Sphere(2), SO3()], ids=repr)
-def test_harmonics_are_orthonormal_up_to_the_highest_degree(M: Manifold) -> None:
-    # The addition theorem at one point: sum_s f_ls^2 = d_l / V, also at the poles.
-    H, degree = harmonics(M), harmonics(M).max_degree
-    x = torch.cat([M.origin(F64).expand(1, *M.point_shape), spread(M, 3)])
-    if M == Sphere(2):
-        x = torch.cat([x, torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, -1.0]], dtype=F64)])
-    for y in x:
-        (one,) = (y.expand(1, *M.point_shape),)
-        moments = H.moments(one, torch.ones(1, dtype=F64), degree)
-        value, slope = H.evaluate(one, torch.tensor([1e-6], dtype=F64), moments, degree)
-        level = torch.arange(degree + 1, dtype=F64)
-        sizes = 2 * level + 1 if M == Sphere(2) else (2 * level + 1).square()
-        expected = (sizes * (-level * (level + 1) * 5e-7).exp()).sum() / M.volume
-        assert float((value / expected - 1).abs()) < 1e-12
-        assert float(M.norm(one, slope) / expected) < 1e-10
-
-
-def test_series_on_the_sphere_does_not_depend_on_the_number_of_queries() -> None:
-    M = Sphere(2)
-    H, x = harmonics(M), M.random_uniform(700, generator=generator(0), dtype=F64)
-    degree, w = H.max_degree, torch.rand(50, generator=generator(1), dtype=F64)
-    moments = H.moments(x[:50], w, degree)
-    parts = [H.moments(x[i : i + 1], w[i : i + 1], degree)[0] for i in range(50)]
-    torch.testing.assert_close(moments[0], torch.stack(parts).sum(0), rtol=0, atol=1e-12)
-    tau = torch.full((700,), 5e-3, dtype=F64)
-    values, slopes = H.evaluate(x, tau, moments, degree)
-    for rows, times in ((slice(0, 3), tau[:3]), (slice(0, 200), tau[:1]), (slice(0, 700), tau[:1])):
-        value, slope = H.evaluate(x[rows], times, moments, degree)
-        torch.testing.assert_close(value, values[rows], rtol=1e-12, atol=1e-11)
-        torch.testing.assert_close(slope, slopes[rows], rtol=1e-12, atol=1e-9)
 
 
 @pytest.mark.parametrize("evaluator", ["full", "golden", "spectral", "cells"])
@@ -415,17 +373,3 @@ def test_missing_evaluators_name_the_fix() -> None:
     for evaluator in ("golden", "spectral", "cells"):
         with pytest.raises(CapabilityError, match="evaluator='full'"):
             data.score(x, 0.1, evaluator=evaluator)
-
-
-@pytest.mark.parametrize("M", [Sphere(2), Sphere(3), Sphere(4), Torus(1), Torus(2), SO3()], ids=str)
-def test_short_times_take_no_memory_for_a_series_that_they_rule_out(M):
-    H, times = harmonics(M), torch.tensor([1e-30, 1e-12], dtype=F64)
-    assert H.degree_for(1e-30, 1e-3) is None and H.degree_for(1e-12, 1e-3) is None
-    tail = H.tail(times, H.max_degree)
-    assert bool((tail.value > tail.peak).all())
-    x = spread(M, 64)
-    noised = NoisedData(M, x)
-    for tau in times.tolist():
-        assert bool(noised.log_prob(x[:3], tau).isfinite().all())
-    peak = heat_kernel(M).log_prob(x[:3], x[:3], 1e-12) - math.log(64)
-    torch.testing.assert_close(noised.log_prob(x[:3], 1e-12), peak, rtol=0, atol=1e-2)

@@ -19,10 +19,25 @@ that for any :math:`\lambda \ge 1` the rest is at most :math:`\lambda^{-M-1} G e
     A = \sum_i \frac{w_i}w \Big(\frac{|\xi_i|}\delta\Big)^{M+1},
 
 and for the gradient :math:`\kappa\,(|a| (1 + h\lambda^2) + \delta\lambda)` times as much.
+
+Where :math:`|a|` is large, terms of alternating signs make this far too much. A power series about -1 with positive
+coefficients has :math:`|F(u)| \le F(|1 + u| - 1)`. With :math:`\xi` times z and s times :math:`z^2`, of modulus
+:math:`\lambda > 1`, and b > 0,
+
+.. math::
+    |1 + u| - 1 - b \le D = q + \frac{p^2}{8q}\ [p \le 4q], \quad p - q\ [p \ge 4q], \quad
+    + \frac{b h^2\lambda^2}2 + \frac{m^2}{2(1 + b - m)}, \qquad
+    p = |a|\delta\lambda, \quad q = \frac{b\,\delta^2\lambda^2}2, \quad m = p + b h \lambda^2,
+
+the largest real part, for :math:`|\xi|^2/2 \le |s| \le |\xi|^2/2 + h^2/2`, and the squared imaginary part. By Cauchy's
+estimate of the coefficients :math:`|R| \le w A\, \lambda^{-M-1} (1 - 1/\lambda)^{-1} G\, e^{\kappa D}`, with the same
+factor for the gradient: it grows in the angle like Hermite functions, :math:`e^{\theta^2/4\tau}`. The smaller one of
+both bounds is taken.
 """
 
 from __future__ import annotations
 
+import math
 from itertools import product
 
 import numpy as np
@@ -49,6 +64,7 @@ class CellJets:
     def __init__(self, n: int, degree: int) -> None:
         self.n, self.degree = n, degree
         self.kernel = zonal_jet(n, degree + 2)
+        self._excess = max(0.0, self.kernel.high - n * (n - 1) / 12)  # of F itself over G
         alphas = [a for a in product(range(degree + 1), repeat=n) if sum(a) <= degree]
         alphas.sort(key=sum)
         # The powers of s one after the other: those of a power j are the first of all, up to the degree M - 2 j.
@@ -148,12 +164,28 @@ class CellJets:
             depth: largest heights of the points below the centres.
         """
         k = self.degree + 1
-        kappa, sine = log_ratio.exp() / tau, theta * (-log_ratio).exp()
+        kappa, sine, cosine = log_ratio.exp() / tau, theta * (-log_ratio).exp(), theta.cos()
+
+        def bounds(scale: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
+            rest = log_majorant - k * scale.log() + exponent
+            return rest, rest + (kappa * (sine * (1 + scale.square() * depth) + scale * spread)).log()
+
         x = theta * spread / tau
-        y = kappa * theta.cos().abs() * depth
+        y = kappa * cosine.abs() * depth
         scale = (2 * k / (x + (x.square() + 8 * k * y).sqrt()).clamp_min(1e-300)).clamp(1, 1e8)
-        rest = log_majorant - k * scale.log() + scale * (x + scale * y)
-        return rest, rest + (kappa * (sine * (1 + scale.square() * depth) + scale * spread)).log()
+        real = bounds(scale, scale * (x + scale * y))
+        # The bound with complex numbers, at the best lambda but for small terms.
+        y = kappa * cosine * spread.square() / 2
+        scale = (k / (2 * y)).sqrt()
+        scale = torch.where(4 * y * scale >= x, scale, 2 * k / (x + (x.square() - 8 * k * y).clamp_min(0).sqrt()))
+        scale = scale.clamp(1.01, 1e8)
+        lift = torch.where(4 * y * scale >= x, y * scale.square() + x.square() / (8 * y), scale * (x - y * scale))
+        side = sine * spread * scale + cosine * depth * scale.square()
+        lift = lift + kappa * cosine * depth.square() / 2 * scale.square()
+        lift = lift + kappa * side.square() / (2 * (1 + cosine - side)) + tau * self._excess - (-1 / scale).log1p()
+        known = (cosine > 0) & (side < 1 + cosine) & lift.isfinite()
+        whole = bounds(scale, torch.where(known, lift, math.inf))
+        return torch.minimum(real[0], whole[0]), torch.minimum(real[1], whole[1])
 
     def _heights(self, b: Tensor, f: Tensor) -> list[list[Tensor]]:
         """``b^j F^(m + j) / j!`` by j and m."""

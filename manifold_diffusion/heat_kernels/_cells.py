@@ -29,7 +29,7 @@ from ._round import round_space
 
 __all__ = ["CellSums"]
 
-_DEGREES = {2: 8, 3: 6}
+_DEGREES = {2: 10, 3: 6}
 """Degree of the moments by dimension."""
 _LEAF, _FEW = 32, 12
 """Points of a cell that is not halved, and of one that is summed point by point."""
@@ -39,7 +39,7 @@ _VISIT, _CELL, _POINT = 0.25, 0.9, 0.1
 """Microseconds of a pair of a query and a cell that is looked at, of one that is summed, and of a point."""
 _REST, _LEFT = 0.35, 0.1
 """Shares of the error that is asked for: what the moments leave, and what cells that are left out can add."""
-_HOPES = 8.0, 1.0
+_HOPES = 14.0, 1.0
 """Most cells stay far below the largest error that is allowed: it is first taken to be larger."""
 _NONE = -1e300
 

@@ -31,7 +31,7 @@ from ._short_time import ShortTime, zeta_series
 __all__ = ["ZonalJet", "angle_squared", "zonal_jet"]
 
 _TIME = 0.1
-"""Largest time: the short-time expansion converges like (N tau / 2 pi)^k, and N is 20 at most."""
+"""Largest time: the short-time expansion converges like (N tau / 2 pi)^k, and N is 24 at most."""
 _SQUARE = 4.0
 """Largest square of an angle."""
 _ROWS, _COLUMNS = 15, 13

@@ -58,20 +58,20 @@ def derivative(n: int, m: int, theta: float, tau: float) -> float:
 
 @pytest.mark.parametrize("n", [2, 3])
 def test_derivatives_of_the_kernel(n: int) -> None:
-    jet = zonal_jet(n, 10)
+    jet = zonal_jet(n, 12)
     for tau in (0.03, 0.1):
         t, theta = torch.tensor([tau], dtype=F64), torch.tensor([1e-3, 0.4, 1.2], dtype=F64)
         square, log_ratio = angle_squared(2 * (theta / 2).sin().square())
-        found = jet.log_derivatives(square, log_ratio, t, 10)
-        torch.testing.assert_close(found, jet.log_derivatives(square, log_ratio, t.expand(3), 10), rtol=0, atol=1e-12)
+        found = jet.log_derivatives(square, log_ratio, t, 12)
+        torch.testing.assert_close(found, jet.log_derivatives(square, log_ratio, t.expand(3), 12), rtol=0, atol=1e-12)
         bound = jet.log_majorant(square, log_ratio, t)
-        for m in (0, 1, 9):
+        for m in (0, 1, 11):
             exact = torch.tensor([derivative(n, m, float(a), tau) for a in theta], dtype=F64)
             torch.testing.assert_close(found[m], exact, rtol=0, atol=2e-10)
             excess = bound + m * (log_ratio - t.log()) - exact
             if m > 0 or n > 2:
                 assert bool((excess > -1e-12).all())
-            assert float(excess.min()) < 20 * tau  # and it is tight
+            assert float(excess.min()) < 24 * tau  # and it is tight
         assert float(found[0].max()) <= float((square * 0 + bound + tau * (jet.high - n * (n - 1) / 12)).max())
 
 
@@ -132,9 +132,10 @@ def test_cells_are_a_hierarchy_of_partitions(n: int) -> None:
     np.testing.assert_allclose(tree.sums(w, path, sums), tree.sums(w), rtol=1e-12)
 
 
-@pytest.mark.parametrize(("n", "degree"), [(2, 8), (2, 3), (3, 6)])
-def test_one_cell_is_within_its_bound(n: int, degree: int) -> None:
-    M, jets, g, size = Sphere(n), CellJets(n, degree), generator(0), 30
+@pytest.mark.parametrize("size", [1, 30])
+@pytest.mark.parametrize(("n", "degree"), [(2, 10), (2, 3), (3, 6)])
+def test_one_cell_is_within_its_bound(n: int, degree: int, size: int) -> None:
+    M, jets, g = Sphere(n), CellJets(n, degree), generator(0)
     K, tightest = heat_kernel(M), 0.0
     for tau in (1e-5, 1e-3, 0.02):
         t = torch.tensor([tau], dtype=F64)
@@ -169,7 +170,7 @@ def test_one_cell_is_within_its_bound(n: int, degree: int) -> None:
             slope_bound = (rest[1] - unit).exp() * mass * tau**0.5
             assert bool((slope_error <= slope_bound + 20 * size_).all())
             tightest = max(tightest, float((error / (bound + size_)).max()))
-    assert tightest > 1 / 300  # moments that were wrong by that much would break it
+    assert tightest > 1 / 15  # moments that were wrong by that much would break it
 
 
 # ------------------------------------------------------------------ the evaluator

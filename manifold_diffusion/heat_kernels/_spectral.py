@@ -112,11 +112,11 @@ class EmpiricalSpectrum:
         return assemble(pieces)
 
     def _value(self, x: Tensor, tau: Tensor, degree: int, weight: float, want_score: bool) -> NoisedValue:
-        M, moments = self.manifold, [m.to(x.device) / weight for m in self._moments]
+        M, moments = self.manifold, [m.to(x.device) for m in self._moments]
         t = (tau[:1] if bool((tau == tau[0]).all()) else tau).to(x.device)
         p, slope = self.harmonics.evaluate(x.double(), t, moments, degree)
         tail = self._tail(t, degree, weight)
-        slope = slope if want_score else None
+        p, slope = p / weight, slope / weight if want_score else None
         return from_sum(M, x, p, tail.value + tail.noise, slope, tail.slope + tail.noise_slope, 0.0, 2)
 
     def _unknown(self, x: Tensor, want_score: bool) -> NoisedValue:

@@ -13,7 +13,8 @@ from ._series import UNITS, Amplitudes, Harmonics, SeriesTail, n_terms, tail_sum
 
 __all__ = ["TorusHarmonics"]
 
-_MODES = 1 << 18
+_MODES, _DEGREE = 1 << 22, 1023
+"""Most modes, and the highest degree."""
 
 
 class TorusHarmonics(Harmonics):
@@ -25,8 +26,9 @@ class TorusHarmonics(Harmonics):
     def __init__(self, manifold: Torus) -> None:
         self.manifold = manifold
         self._units = [2 * math.pi / length for length in manifold.lengths]
+        most = _MODES if manifold.n <= 3 else _MODES >> 4
         self.max_degree = 1
-        while self.n_modes(self.max_degree + 1) <= _MODES and self.max_degree < 256:
+        while self.n_modes(self.max_degree + 1) <= most and self.max_degree < _DEGREE:
             self.max_degree += 1
         self.mode_cost, self.moment_cost = (0.02, 0.02) if manifold.n == 1 else (0.002, 0.001)
         if manifold.n <= 3:
@@ -98,6 +100,10 @@ class TorusHarmonics(Harmonics):
         zero = torch.zeros(int(shell.max()) + 1, dtype=size.dtype, device=size.device)
         least = zero.scatter_reduce(0, shell, square.flatten(), "amin", include_self=False)
         return Amplitudes(zero.index_add(0, shell, value), zero.index_add(0, shell, value * length), least)
+
+    def queries_at_a_time(self, degree: int, numbers: int) -> int:
+        # Sums over the first axis come first.
+        return numbers * (2 * self._counts(degree)[0] + 1) // self.n_modes(degree)
 
     def evaluate(self, x: Tensor, tau: Tensor, moments: list[Tensor], degree: int) -> tuple[Tensor, Tensor]:
         frequencies = self._frequencies(degree, x)

@@ -1,43 +1,78 @@
 r"""Matrix elements of the representations of SU(2): eigenfunctions of the 3-sphere and, of even order, of SO(3).
 
-The representation on homogeneous polynomials of order n is the symmetric part of n copies of
-:math:`U(q) = \begin{pmatrix} w + iz & -y + ix \\ y + ix & w - iz\end{pmatrix}`, hence
+With :math:`U(q) = \begin{pmatrix} w + iz & -y + ix \\ y + ix & w - iz\end{pmatrix}` the representation on homogeneous
+polynomials of order n has elements with Jacobi polynomials, for p and q from 0 to n,
 
 .. math::
-    D^n_{pq} = \tfrac1n\big(\sqrt{(n-p)(n-q)}\,U_{00} D^{n-1}_{pq} + \sqrt{(n-p)q}\,U_{01} D^{n-1}_{p,q-1}
-    + \sqrt{p(n-q)}\,U_{10} D^{n-1}_{p-1,q} + \sqrt{pq}\,U_{11} D^{n-1}_{p-1,q-1}\big),
+    D^n_{pq} = N\, P_k^{(|t|, |s|)}(|U_{00}|^2 - |U_{10}|^2)\; U_{00}^{s}\, U_{10}^{t}, \qquad
+    s = n - p - q, \quad t = p - q, \quad 2k = n - |s| - |t|, \quad
+    N^2 = \frac{k!\,(k + |s| + |t|)!}{(k + |s|)!\,(k + |t|)!},
 
-a contraction: errors don't grow. The heat kernel is a sum of traces :math:`\mathrm{tr}\,D^n(q_i)^* D^n(q)`, and a
-left-invariant derivative multiplies :math:`D^n` from the right by a matrix with three diagonals, which goes over to the
-moments: value and gradient are four inner products.
+where :math:`U_{00}^{-s}` stands for :math:`\bar U_{00}^{s}` and :math:`U_{10}^{-t}` for :math:`(-\bar U_{10})^{t}`:
+polynomials of the quaternion, not singular anywhere, whose recurrence in k is stable. The heat kernel is a sum of
+traces :math:`\mathrm{tr}\,D^n(q_i)^* D^n(q)`, and a left-invariant derivative multiplies :math:`D^n` from the right by
+a matrix with three diagonals, which goes over to the moments: value and gradient are four inner products. Elements of
+(s, t) and (-s, -t) are conjugate, up to a sign that both moments and elements have.
 
 References:
-    Risbo, *Fourier transform summation of Legendre series and D-functions*, 1996.
+    Varshalovich, Moskalev and Khersonskii, *Quantum theory of angular momentum*, 1988, section 4.3.
 """
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
 
+import numpy as np
 import torch
+from scipy.special import gammaln
 from torch import Tensor
 from torch.nn.functional import pad
 
 from .._safe import cos_sinc
 from ..manifolds import SO3
 from ._fourier_sums import fold, fourier_sums
+from ._patches import constant
 from ._series import Amplitudes, Harmonics, SeriesTail, level_amplitudes, level_tail, n_terms
 
 __all__ = ["RotationHarmonics", "ThreeSphereHarmonics"]
 
-_UNITS = torch.tensor([[[0, 1j], [1j, 0]], [[0, -1], [1, 0]], [[1j, 0], [0, -1j]]], dtype=torch.complex128)
-"""Matrices of the quaternions i, j, k."""
+
+_Waves = Callable[[int, Tensor], Tensor]
+"""Of t and values of s: weighted U_00^s U_10^t and U_00^s U_10^-t at some points, complex ``(2, len(s), points)``."""
+
+
+@dataclass(frozen=True)
+class _Orders:
+    """The elements of one t >= 0 with s >= 0, and those of -t, to the highest order; the others are conjugate.
+
+    Attributes:
+        s: ``(S,)``.
+        index: places of the elements among all, by sign of t, s and k, ``(2, S, K)``; beyond them where there is none.
+        slope: a of :math:`R_k = (a x + b) R_{k-1} + R_{k-2}`, ``(K, S, 1)``.
+        shift: b.
+        norm: :math:`N P_k / R_k`, ``(S, K)``.
+    """
+
+    s: Tensor
+    index: Tensor
+    slope: Tensor
+    shift: Tensor
+    norm: Tensor
+
+    def up_to(self, t: int, order: int, step: int, device: torch.device) -> _Orders:
+        """Those of the lower orders."""
+        count = (order - t - int(self.s[0])) // 2 + 1
+        rows, size = (order - t - int(self.s[0])) // step + 1, _size(order, step)
+        parts = self.s[:rows], self.index[:, :rows, :count].clamp_max(size), self.slope[:count, :rows]
+        return _Orders(*(a.to(device) for a in (*parts, self.shift[:count, :rows], self.norm[:rows, :count])))
 
 
 class _QuaternionHarmonics(Harmonics):
-    """What both have in common; moments are one complex ``(n + 1, n + 1)`` matrix per level.
+    """What both have in common; the moments are one vector, of the elements row by row and order by order.
 
     Attributes:
         step: orders of one level and the next differ by it.
@@ -47,8 +82,8 @@ class _QuaternionHarmonics(Harmonics):
     step: int
     rate: float
     volume: float
-    mode_cost, moment_cost = 0.05, 0.04
-    fourier_cost = 8.0, 2.0
+    mode_cost, moment_cost = 0.007, 0.004
+    fourier_cost = 12.0, 2.0
 
     @abstractmethod
     def quaternion(self, x: Tensor) -> Tensor:
@@ -63,7 +98,7 @@ class _QuaternionHarmonics(Harmonics):
         return order * (order + 2) / self.rate**2
 
     def n_modes(self, degree: int) -> int:
-        return sum((n + 1) ** 2 for n in range(self.step * degree + 1))
+        return _size(self.step * degree, self.step)
 
     def tail(self, tau: Tensor, degree: int) -> SeriesTail:
         count = degree + 3 + n_terms(tau, self.step / self.rate)
@@ -72,75 +107,191 @@ class _QuaternionHarmonics(Harmonics):
         return level_tail(level <= degree, self.eigenvalues(order), 2 * order.log1p(), tau, math.log(self.volume))
 
     def direct_moments(self, x: Tensor, weights: Tensor, degree: int) -> list[Tensor]:
-        w = weights.to(torch.complex128)
-        return [torch.einsum("i,ipq->pq", w, d) for d in self._elements(self.quaternion(x), degree)]
+        first, second, square = _planes(self.quaternion(x))
+        one, two = (_powers(a, self.step * degree) for a in (first, second))
+        both = torch.stack([two, _powers(-second.conj(), self.step * degree)]) * weights
+        return self._summed(square, degree, lambda t, s: both[:, t].unsqueeze(1) * one[s])
 
     def fourier_moments(self, x: Tensor, weights: Tensor, degree: int) -> list[Tensor]:
-        # With U_00 = cos(a) e^{ib} and U_10 = sin(a) e^{ic}, D^n_pq is e^{i((n-p-q)b + (p-q)c)} times a trigonometric
-        # polynomial of degree n in a, with the parity of p - q.
-        w, i, j, k = self.quaternion(x).unbind(-1)
-        angles = [torch.atan2(torch.hypot(i, j), torch.hypot(w, k)), torch.atan2(k, w), torch.atan2(i, j)]
+        # With U_00 = cos(a) e^{ib} and U_10 = sin(a) e^{ic} an element is e^{i(sb + tc)} times a trigonometric
+        # polynomial of degree n in a, with the parity of t.
+        first, second, _ = _planes(self.quaternion(x))
         order = self.step * degree
+        angles = [torch.atan2(second.abs(), first.abs()), first.angle(), second.angle()]
         nodes = fold(fourier_sums(angles, weights, [order] * 3), order + 1)
         a = math.pi * (torch.arange(order + 1, dtype=torch.float64) + 0.5) / (order + 1)
-        zero, out = torch.zeros_like(a), []
-        for level, d in enumerate(self._elements(torch.stack([a.cos(), zero, a.sin(), zero], -1), degree)):
-            p = torch.arange(self.step * level + 1).unsqueeze(1)
-            b, c = self.step * level - p - p.mT, p - p.mT
-            out.append(torch.einsum("pqi,ipq->pq", nodes[c % 2, :, order + b, order + c], d))
-        return out
+        cosine, sine = a.cos(), a.sin()
+
+        def waves(t: int, s: Tensor) -> Tensor:
+            both = torch.stack(
+                [nodes[t % 2, :, order + s, order + t], (-1) ** t * nodes[t % 2, :, order + s, order - t]]
+            )
+            return both.mT * cosine ** s.unsqueeze(1) * sine**t
+
+        return self._summed(cosine.square() - sine.square(), degree, waves)
+
+    def _summed(self, square: Tensor, degree: int, waves: _Waves) -> list[Tensor]:
+        """Moments of weighted points with ``|U_00|^2 - |U_10|^2``."""
+        order = self.step * degree
+        out = torch.zeros(_size(order, self.step) + 1, dtype=torch.complex128, device=square.device)
+        for t, orders in enumerate(self._orders(order, square.device)):
+            wave = torch.view_as_real(waves(t, orders.s)).permute(1, 2, 0, 3).flatten(2)  # (S, points, 4)
+            sums = (_rows(square, orders) @ wave).unflatten(2, (2, 2)).permute(2, 0, 1, 3) * orders.norm.unsqueeze(2)
+            out[orders.index] = torch.view_as_complex(sums.contiguous())
+        places = self._places(order, square.device)
+        other = (-1) ** places.t * out[places.mirror].conj()
+        return [torch.where(places.s >= 0, out[:-1], other)]
 
     def amplitudes(self, moments: list[Tensor]) -> Amplitudes:
-        norms = torch.stack([c.abs().square().sum().sqrt() for c in moments])
-        order = self.step * torch.arange(len(moments), dtype=norms.dtype, device=norms.device)
+        degree = next(k for k in range(self.max_degree + 1) if self.n_modes(k) == len(moments[0]))
+        places = self._places(self.step * degree, moments[0].device)
+        order = self.step * torch.arange(degree + 1, dtype=torch.float64, device=moments[0].device)
         sizes = order + 1
-        norms = norms * (sizes / self.volume).sqrt()
-        return level_amplitudes(norms, sizes.square(), self.eigenvalues(order), self.volume)
+        square = torch.zeros_like(order).index_add(0, places.order // self.step, moments[0].abs().square())
+        return level_amplitudes(
+            (square * sizes / self.volume).sqrt(), sizes.square(), self.eigenvalues(order), self.volume
+        )
+
+    def moments_at_a_time(self, degree: int, numbers: int) -> int:
+        return self.queries_at_a_time(degree, numbers)
+
+    def queries_at_a_time(self, degree: int, numbers: int) -> int:
+        return numbers // (self.step * degree // 2 + 1) ** 2
 
     def evaluate(self, x: Tensor, tau: Tensor, moments: list[Tensor], degree: int) -> tuple[Tensor, Tensor]:
-        total = torch.zeros(len(x), 4, dtype=x.dtype, device=x.device)
-        for level, (d, c) in enumerate(zip(self._elements(self.quaternion(x), degree), moments, strict=False)):
-            n = self.step * level
-            rows = torch.stack([c, *(c @ g.mH for g in self._generators(n, x.device))])
-            parts = torch.view_as_real(d).flatten(1) @ torch.view_as_real(rows).flatten(1).mT
-            rate = self.eigenvalues(torch.tensor(float(n), dtype=x.dtype))
-            total = total + ((n + 1) / self.volume * (-rate.to(tau) * tau / 2).exp()).unsqueeze(1) * parts
-        return total[:, 0], self.tangent(x, total[:, 1:])
+        order = self.step * degree
+        places = self._places(order, x.device)
+        n, q = places.order.to(x), places.q.to(x)
+        c = moments[0][: len(n)]
+        # Moments of the derivatives along the frame.
+        low, high = (q * (n - q + 1)).sqrt() * c.roll(1), ((q + 1) * (n - q)).sqrt() * c.roll(-1)
+        slopes = torch.stack([-1j * (low + high), low - high, -1j * (n - 2 * q) * c]) / self.rate
+        rows = torch.cat([c.unsqueeze(0), slopes]) * ((n + 1) / self.volume)
+        damping = (-self.eigenvalues(torch.arange(order + 1).to(x)).unsqueeze(1) * tau / 2).exp()  # (order + 1, n)
+        shared = damping.shape[1] == 1
+        if shared:
+            rows = rows * damping[places.order, 0]
+        rows = pad(rows, (0, 1))
+        first, second, square = _planes(self.quaternion(x))
+        one = _powers(first.conj(), order)
+        both = torch.stack([_powers(second.conj(), order), _powers(-second, order)])
+        total = torch.zeros(4, len(x), dtype=x.dtype, device=x.device)
+        for t, orders in enumerate(self._orders(order, x.device)):
+            # Elements of (s, t) and (-s, -t) are conjugate, and so are moments: those with s = 0 count once.
+            twice = (2 - (orders.s == 0).to(x)).unsqueeze(1) * orders.norm
+            columns = torch.view_as_real(rows[:, orders.index] * twice)  # (4, 2, S, K, 2)
+            if t == 0:
+                columns = columns[:, :1]
+            polynomials = _rows(square, orders)
+            if not shared:
+                level = t + orders.s.unsqueeze(1) + 2 * torch.arange(polynomials.shape[1], device=x.device)
+                polynomials = polynomials * damping[level.clamp_max(order)]
+            sums = columns.permute(2, 0, 1, 4, 3).flatten(1, 3) @ polynomials  # (S, 4 * signs * 2, n)
+            sums = sums.unflatten(1, (4, columns.shape[1], 2))
+            sums = torch.complex(sums[:, :, :, 0], sums[:, :, :, 1])
+            sums = (sums * one[orders.s].unsqueeze(1).unsqueeze(1)).sum(0)  # (4, signs, n)
+            total = total + (sums * both[: columns.shape[1], t]).sum(1).real
+        return total[0], self.tangent(x, total[1:].mT)
 
-    def _elements(self, q: Tensor, degree: int) -> Iterator[Tensor]:
-        """Matrices of the levels at unit quaternions, ``(len(q), n + 1, n + 1)``."""
-        w, a, b, c = q.unbind(-1)
-        u = [torch.complex(w, c), torch.complex(-b, a), torch.complex(b, a), torch.complex(w, -c)]
-        u = [z.reshape(-1, 1, 1) for z in u]
-        d = torch.ones_like(u[0])
-        yield d
-        for n in range(1, self.step * degree + 1):
-            p = torch.arange(n, dtype=q.dtype, device=q.device)
-            low, high = (n - p).sqrt() / math.sqrt(n), (p + 1).sqrt() / math.sqrt(n)
-            d = (
-                pad(low[:, None] * low * (u[0] * d), (0, 1, 0, 1))
-                + pad(low[:, None] * high * (u[1] * d), (1, 0, 0, 1))
-                + pad(high[:, None] * low * (u[2] * d), (0, 1, 1, 0))
-                + pad(high[:, None] * high * (u[3] * d), (1, 0, 1, 0))
+    def _orders(self, order: int, device: torch.device) -> Iterator[_Orders]:
+        """By t, up to an order."""
+        for t, orders in enumerate(_tables(self.step * self.max_degree, self.step)[: order + 1]):
+            yield orders.up_to(t, order, self.step, device)
+
+    def _places(self, order: int, device: torch.device) -> _Places:
+        size = _size(order, self.step)
+        every = _all_places(self.step * self.max_degree, self.step)
+        return _Places(*(a[:size].to(device) for a in (every.order, every.q, every.s, every.t, every.mirror)))
+
+
+@dataclass(frozen=True)
+class _Places:
+    """What the elements are, one after the other; ``mirror`` is the place of that of (-s, -t)."""
+
+    order: Tensor
+    q: Tensor
+    s: Tensor
+    t: Tensor
+    mirror: Tensor
+
+
+def _size(order: int, step: int) -> int:
+    """Elements up to an order."""
+    return sum((n + 1) ** 2 for n in range(0, order + 1, step))
+
+
+@cache
+def _all_places(order: int, step: int) -> _Places:
+    parts: list[tuple[np.ndarray, ...]] = []
+    start = 0
+    for n in range(0, order + 1, step):
+        p, q = np.divmod(np.arange((n + 1) ** 2), n + 1)
+        parts.append((np.full_like(p, n), q, n - p - q, p - q, start + np.arange(len(p))[::-1]))
+        start += len(p)
+    return _Places(*(constant(np.concatenate(a), torch.int64, torch.device("cpu")) for a in zip(*parts, strict=True)))
+
+
+@cache
+def _tables(order: int, step: int) -> list[_Orders]:
+    starts = np.cumsum([0, *((n + 1) ** 2 if n % step == 0 else 0 for n in range(order + 1))])
+    out = []
+    for t in range(order + 1):
+        s = np.arange(t % 2 if step == 2 else 0, order - t + 1, step)[:, None]
+        k = np.arange((order - t - s[0, 0]) // 2 + 1 if len(s) else 0)
+        n = 2 * k + s + t
+        index = np.stack([starts[np.minimum(n, order)] + (k + tt) * (n + 1) + k + t - tt for tt in (t, 0)])
+        index = np.where((n <= order) & ((t > 0) | (np.arange(2)[:, None, None] == 0)), index, starts[-1])
+        both = s + t
+        with np.errstate(all="ignore"):
+            a = (n - 1) * n / (2 * k * (k + both))
+            b = (t * t - s * s) * (n - 1) / (2 * k * (k + both) * (n - 2))
+            c = (k + t - 1) * (k + s - 1) * n / (k * (k + both) * (n - 2))
+        a[:, 1:2], b[:, 1:2] = (both + 2) / 2, (t - s) / 2
+        scale = np.ones(n.shape)
+        for j in range(2, len(k)):
+            scale[:, j] = -c[:, j] * scale[:, j - 2]
+        last = np.concatenate([scale[:, :1], scale[:, :-1]], 1)
+        log_square = gammaln(k + 1) + gammaln(k + both + 1) - gammaln(k + s + 1) - gammaln(k + t + 1)
+        slope, shift = (np.nan_to_num(f * last / scale, posinf=0.0).T[:, :, None] for f in (a, b))
+        cpu, real, integer = torch.device("cpu"), torch.float64, torch.int64
+        out.append(
+            _Orders(
+                constant(s[:, 0], integer, cpu), constant(index, integer, cpu), constant(slope, real, cpu),
+                constant(shift, real, cpu), constant(np.exp(log_square / 2) * scale, real, cpu),
             )
-            if n % self.step == 0:
-                yield d
+        )  # fmt: skip
+    return out
 
-    def _generators(self, n: int, device: torch.device) -> list[Tensor]:
-        """Derivatives of the representation of order n along the frame of the manifold."""
-        p = torch.arange(n + 1, dtype=torch.float64, device=device)
-        side = ((p[:-1] + 1) * (n - p[:-1])).sqrt()
-        out = []
-        for v in _UNITS.to(device) / self.rate:
-            middle = torch.diag((n - p) * v[0, 0] + p * v[1, 1])
-            out.append(middle + torch.diag(side * v[1, 0], -1) + torch.diag(side * v[0, 1], 1))
-        return out
+
+def _rows(square: Tensor, orders: _Orders) -> Tensor:
+    """``R_k``, ``(S, K, points)``."""
+    last = torch.zeros(len(orders.s), len(square), dtype=square.dtype, device=square.device)
+    rows = [last + 1]
+    for slope, shift in zip(orders.slope[1:], orders.shift[1:], strict=True):
+        row = torch.addcmul(last, torch.addcmul(shift, slope, square), rows[-1])
+        last = rows[-1]
+        rows.append(row)
+    return torch.stack(rows, 1)
+
+
+def _planes(q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """U_00, U_10 and the difference of the squares of their lengths."""
+    w, i, j, k = q.unbind(-1)
+    return torch.complex(w, k), torch.complex(j, i), w * w + k * k - i * i - j * j
+
+
+def _powers(a: Tensor, degree: int) -> Tensor:
+    """Powers from 0, ``(degree + 1, points)``."""
+    powers = [torch.ones_like(a)]
+    for _ in range(degree):
+        powers.append(powers[-1] * a)
+    return torch.stack(powers)
 
 
 class RotationHarmonics(_QuaternionHarmonics):
     """Eigenfunctions of SO(3): the even orders, n = 2 l."""
 
-    max_degree, step, rate, volume = 24, 2, 2.0, 8 * math.pi**2
+    max_degree, step, rate, volume = 32, 2, 2.0, 8 * math.pi**2
 
     def __init__(self, manifold: SO3) -> None:
         self.manifold = manifold
@@ -157,7 +308,7 @@ class RotationHarmonics(_QuaternionHarmonics):
 class ThreeSphereHarmonics(_QuaternionHarmonics):
     """Eigenfunctions of ``Sphere(3)``, the unit quaternions: all orders."""
 
-    max_degree, step, rate, volume = 48, 1, 1.0, 2 * math.pi**2
+    max_degree, step, rate, volume = 64, 1, 1.0, 2 * math.pi**2
 
     def quaternion(self, x: Tensor) -> Tensor:
         return x

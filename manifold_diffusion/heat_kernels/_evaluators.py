@@ -26,6 +26,8 @@ __all__ = ["Evaluators"]
 
 _FULL, _GOLDEN = 0.1, 1.0
 """Microseconds a pair of a query and a point, in the full scan and in the golden subset."""
+_LEAST = 128
+"""Points of the smallest subset that is tried."""
 _CELLS, _CALL, _TREE = 350.0, 5000.0, 3.0
 """Microseconds a query in cells, about, a call of them, and a point in building their tree."""
 
@@ -98,22 +100,20 @@ class Evaluators:
                 # Queries for which the series was good enough already don't ask for a higher degree.
                 otherwise[tau <= self._get_cells().time_max] = _CELLS * (self._in_cells + len(x))
             series = self._get_spectrum().cost(tau, rtol, n, self.data.total, otherwise)
-        next_best = series.clamp_max(full)
-        if cells:
-            self._try_series(x, tau, torch.nonzero(series < min(full, _CELLS)).squeeze(1), rtol, want_score, pieces)
-            part = missing(torch.arange(len(x)), pieces)
-            if len(part):
-                budget = torch.where(series < _CELLS, full, next_best)[part]
-                found, _ = self._get_cells().evaluate(x[part], tau[part], rtol, budget, want_score)
-                pieces += [(part[i], v) for i, v in found]
-                self._in_cells += len(part)
-            series = torch.where(series < _CELLS, math.inf, series)
-        elif self.data.held and _offers(retrieval, self.manifold):
+        first = min(full, _CELLS if cells else _GOLDEN * _LEAST)
+        self._try_series(x, tau, torch.nonzero(series < first).squeeze(1), rtol, want_score, pieces)
+        series = torch.where(series < first, math.inf, series)  # they have been tried
+        next_best, part = series.clamp_max(full), missing(torch.arange(len(x)), pieces)
+        if cells and len(part):
+            found, _ = self._get_cells().evaluate(x[part], tau[part], rtol, next_best[part], want_score)
+            pieces += [(part[i], v) for i, v in found]
+            self._in_cells += len(part)
+        elif not cells and self.data.held and _offers(retrieval, self.manifold):
             most = (next_best / _GOLDEN).clamp(1, n).log2().floor()
-            for octave in most[most >= 7].unique().tolist():  # queries of about one budget
-                part = torch.nonzero(most == octave).squeeze(1)
-                found, _ = self._subset(x[part], tau[part], rtol, int(2**octave), want_score)
-                pieces += [(part[i], v) for i, v in found]
+            for octave in most[part][most[part] >= math.log2(_LEAST)].unique().tolist():  # of about one budget
+                some = part[most[part] == octave]
+                found, _ = self._subset(x[some], tau[some], rtol, int(2**octave), want_score)
+                pieces += [(some[i], v) for i, v in found]
         left = missing(torch.arange(len(x)), pieces)
         self._try_series(x, tau, left[series[left] < full], rtol, want_score, pieces)
         left = missing(left, pieces)
@@ -185,7 +185,7 @@ class Evaluators:
         return self.golden.evaluate(x, tau, points, weights, rtol, most, want_score)
 
     def _series(self, x: Tensor, tau: Tensor, rtol: float, want_score: bool) -> NoisedValue:
-        return self._get_spectrum().evaluate(x, tau, rtol, want_score, self.data.total)
+        return self._get_spectrum().evaluate(x, tau, rtol, want_score, len(self.data), self.data.total)
 
     def _get_cells(self) -> CellSums:
         if self.cells is None:

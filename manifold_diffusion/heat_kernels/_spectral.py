@@ -75,12 +75,14 @@ class EmpiricalSpectrum:
             here = octaves == octave
             if self.degree >= degree:
                 out[here] = H.n_modes(self._least(octave, bound, weight)) * H.mode_cost
-            elif H.moments_cost(self._grown(degree), n_points) <= paid[here].max():
+            elif H.moments_cost(self._grown(degree, n_points), n_points) <= paid[here].max():
                 out[here] = H.n_modes(degree) * H.mode_cost
         return out
 
-    def evaluate(self, x: Tensor, tau: Tensor, rtol: float, want_score: bool, weight: float) -> NoisedValue:
-        """Values with bounds, for data of the given total weight.
+    def evaluate(
+        self, x: Tensor, tau: Tensor, rtol: float, want_score: bool, n_points: int, weight: float
+    ) -> NoisedValue:
+        """Values with bounds, for data of the given number and total weight.
 
         The first degree is enough where the density is at least a tenth of the uniform one; what it leaves too
         uncertain is evaluated again with all terms that rounding lets one see.
@@ -100,7 +102,7 @@ class EmpiricalSpectrum:
                     pieces.append((left, self._unknown(x[left], want_score)))
                     continue
             for enough in sorted(bounds):
-                self._grow(enough)
+                self._grow(enough, n_points)
                 degree = self._least(octave, bounds[enough], weight)
                 for part in left.split(max(1, H.queries_at_a_time(degree, NUMBERS))):
                     value = self._value(x[part], tau[part], degree, weight, want_score)
@@ -172,13 +174,22 @@ class EmpiricalSpectrum:
 
         return rest(self._amplitudes.value, beyond.value), rest(self._amplitudes.slope, beyond.slope)
 
-    def _grown(self, degree: int) -> int:
-        """The degree up to which moments are computed when ``degree`` is needed: half as much again."""
-        return min(max(8, degree + degree // 2), self.harmonics.max_degree)
+    def _grown(self, degree: int, n_points: int) -> int:
+        """The degree up to which moments are computed when ``degree`` is needed: half as much again, or what is cheap.
 
-    def _grow(self, degree: int) -> None:
+        By Fourier sums most of the cost can be that of the points, whatever the degree.
+        """
+        H = self.harmonics
+        most = H.max_degree
+        grown = min(max(8, degree + degree // 2), most)
+        price = 2 * H.moments_cost(grown, n_points)
+        while grown < most and H.moments_cost(min(2 * grown, most), n_points) <= price:
+            grown = min(2 * grown, most)
+        return grown
+
+    def _grow(self, degree: int, n_points: int) -> None:
         if degree > self.degree:
-            self.degree, self._moments = self._grown(degree), []
+            self.degree, self._moments = self._grown(degree, n_points), []
             self._accumulate(self.batches())
 
     def _accumulate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:

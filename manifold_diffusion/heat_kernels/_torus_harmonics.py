@@ -30,7 +30,8 @@ class TorusHarmonics(Harmonics):
         self.max_degree = 1
         while self.n_modes(self.max_degree + 1) <= most and self.max_degree < _DEGREE:
             self.max_degree += 1
-        self.mode_cost, self.moment_cost = (0.02, 0.02) if manifold.n == 1 else (0.002, 0.001)
+        self.mode_cost = {1: 0.025}.get(manifold.n, 0.0005 if manifold.n <= 4 else 0.002)
+        self.moment_cost = 0.02 if manifold.n == 1 else 0.001
         if manifold.n <= 3:
             self.fourier_cost = 0.2, 0.2 * 10 ** max(0, manifold.n - 2)
 

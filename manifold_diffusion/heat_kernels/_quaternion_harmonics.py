@@ -173,8 +173,9 @@ class _QuaternionHarmonics(Harmonics):
             rows = rows * damping[places.order, 0]
         rows = pad(rows, (0, 1))
         first, second, square = _planes(self.quaternion(x))
-        one = _powers(first.conj(), order)
-        both = torch.stack([_powers(second.conj(), order), _powers(-second, order)])
+        # Not conj(): vmap has no rule for its backward pass.
+        first, mirrored = (torch.complex(a.real, -a.imag) for a in (first, second))
+        one, both = _powers(first, order), torch.stack([_powers(mirrored, order), _powers(-second, order)])
         total = torch.zeros(4, len(x), dtype=x.dtype, device=x.device)
         for t, orders in enumerate(self._orders(order, x.device)):
             # Elements of (s, t) and (-s, -t) are conjugate, and so are moments: those with s = 0 count once.

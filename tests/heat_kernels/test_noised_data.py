@@ -192,20 +192,27 @@ def test_single_precision(evaluator: str) -> None:
     torch.testing.assert_close(value.score.double(), full.score, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("evaluator", ["golden", "spectral", "auto"])
-def test_scores_have_derivatives(evaluator: str) -> None:
-    M, tau = Sphere(2), 0.1
+@pytest.mark.parametrize(
+    ("M", "evaluator"),
+    [
+        *((Sphere(2), e) for e in ("golden", "spectral", "auto")),
+        *((M, "spectral") for M in (Torus(2), SO3(), Sphere(3))),
+    ],
+    ids=str,
+)
+def test_scores_have_derivatives(M: Manifold, evaluator: str) -> None:
+    tau = 0.3 if M == SO3() else 0.1
     data = weighted(M, 1000)
-    x, v = data.sample(4, tau, generator(0)), torch.randn(4, 3, dtype=F64, generator=generator(1))
+    x = data.sample(4, tau, generator(0))
+    v = torch.randn(4, *M.point_shape, dtype=F64, generator=generator(1))
 
     def transposed(evaluator: str) -> Tensor:
         _, pull = torch.func.vjp(lambda y: data.score(y, tau, evaluator=evaluator, rtol=1e-5), x)
-        return M.to_tangent(x, torch.vmap(pull)(v.expand(2, 4, 3))[0][1])
+        return M.to_tangent(x, torch.vmap(pull)(v.expand(2, *v.shape))[0][1])
 
     torch.testing.assert_close(transposed(evaluator), transposed("full"), rtol=1e-4, atol=1e-4)
-    y = x.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(data.log_prob(y, tau, evaluator=evaluator, rtol=1e-6).sum(), y)
-    torch.testing.assert_close(M.to_tangent(x, slope), data.score(x, tau, evaluator="full"), rtol=1e-4, atol=1e-4)
+    slope = gradient(M, lambda y: data.log_prob(y, tau, evaluator=evaluator, rtol=1e-6), x)
+    torch.testing.assert_close(slope, data.score(x, tau, evaluator="full"), rtol=1e-4, atol=1e-4)
 
 
 def test_batches_and_times_broadcast() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._errors import ConfigError, DataError, NumericsError
-from ..heat_kernels._data_points import are_weights
+from ..heat_kernels.mixture import are_weights
 from ..manifolds import Manifold
 
 __all__ = ["Coupling", "ExactCoupling", "IndependentCoupling", "SinkhornCoupling", "transport_plan"]

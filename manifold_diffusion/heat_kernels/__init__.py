@@ -6,7 +6,7 @@ from .constant_curvature import ConstantCurvatureKernel
 from .euclidean import EuclideanKernel
 from .hyperboloid import HyperboloidKernel
 from .mixture import HeatKernelMixture
-from .noised_data import EVALUATORS, Evaluator, NoisedData, NoisedValue
+from .noised import EVALUATORS, Evaluator, NoisedData, NoisedValue
 from .pinned import draw_bridge, sample_pinned
 from .poincare import PoincareBallKernel
 from .power import PowerKernel

@@ -9,11 +9,10 @@ from torch import Tensor
 
 from .._errors import CapabilityError, ConfigError
 from ..manifolds import Compact, Manifold
-from ._data_points import are_weights
 from .base import brownian_time, heat_kernel
 from .pinned import sample_pinned
 
-__all__ = ["HeatKernelMixture", "draw_index"]
+__all__ = ["HeatKernelMixture", "are_weights", "draw_index"]
 
 _PAIRS = 1 << 18
 """Pairs held at a time: their temporaries stay in cache, and memory doesn't grow with the data."""
@@ -256,3 +255,8 @@ def draw_index(weights: Tensor, n: int, generator: torch.Generator | None = None
     if n == 0:
         return torch.empty(0, dtype=torch.int64, device=weights.device)
     return torch.multinomial(weights, n, replacement=True, generator=generator)
+
+
+def are_weights(w: Tensor, n: int) -> bool:
+    """Whether ``w`` are n finite numbers >= 0 that are not all zero."""
+    return w.shape == (n,) and bool((torch.isfinite(w) & (w >= 0)).all()) and bool((w > 0).any())

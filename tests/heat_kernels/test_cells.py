@@ -13,10 +13,10 @@ from torch import Tensor
 
 from manifold_diffusion._errors import CapabilityError, ConfigError, NumericsError
 from manifold_diffusion.heat_kernels import NoisedData, heat_kernel
-from manifold_diffusion.heat_kernels._cell_jets import CellJets
-from manifold_diffusion.heat_kernels._cell_tree import build_tree
-from manifold_diffusion.heat_kernels._cells import CellSums
-from manifold_diffusion.heat_kernels._zonal_jet import ZonalJet, angle_squared, zonal_jet
+from manifold_diffusion.heat_kernels.noised._cell_jets import CellJets
+from manifold_diffusion.heat_kernels.noised._cell_tree import build_tree
+from manifold_diffusion.heat_kernels.noised._cells import CellSums
+from manifold_diffusion.heat_kernels.noised._zonal_jet import ZonalJet, angle_squared, zonal_jet
 from manifold_diffusion.manifolds import SO3, Manifold, Sphere, Torus, gradient
 
 from .points import F64, generator

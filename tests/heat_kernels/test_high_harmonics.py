@@ -7,7 +7,7 @@ import torch
 from scipy.special import eval_gegenbauer
 
 from manifold_diffusion.heat_kernels import HeatKernelMixture, NoisedData
-from manifold_diffusion.heat_kernels._hypersphere_harmonics import HypersphereHarmonics
+from manifold_diffusion.heat_kernels.noised._hypersphere_harmonics import HypersphereHarmonics
 from manifold_diffusion.manifolds import Manifold, Sphere, Torus
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from manifold_diffusion._errors import CapabilityError, ConfigError, DataError, ManifoldError, NumericsError
 from manifold_diffusion.heat_kernels import NoisedData, heat_kernel
-from manifold_diffusion.heat_kernels._data_points import DataPoints
-from manifold_diffusion.heat_kernels._retrieval import retrieval
+from manifold_diffusion.heat_kernels.noised._data_points import DataPoints
+from manifold_diffusion.heat_kernels.noised._retrieval import retrieval
 from manifold_diffusion.manifolds import SO3, Euclidean, Hyperboloid, Manifold, Product, Sphere, Torus, gradient
 
 from .points import F64, generator, on_geodesic, spread

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from manifold_diffusion.heat_kernels import NoisedData, heat_kernel
-from manifold_diffusion.heat_kernels._harmonics import harmonics
+from manifold_diffusion.heat_kernels.noised._harmonics import harmonics
 from manifold_diffusion.manifolds import SO3, Manifold, Sphere, Torus
 
 from .points import F64, generator, spread

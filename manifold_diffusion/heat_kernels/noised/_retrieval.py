@@ -26,9 +26,9 @@ from functools import singledispatch
 import torch
 from torch import Tensor
 
-from .._errors import CapabilityError
-from ..manifolds import SO3, Euclidean, Hyperboloid, Manifold, Sphere, Torus
-from .base import heat_kernel
+from ..._errors import CapabilityError
+from ...manifolds import SO3, Euclidean, Hyperboloid, Manifold, Sphere, Torus
+from ..base import heat_kernel
 
 __all__ = ["Retrieval", "retrieval"]
 

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._errors import ConfigError, DataError
-from ..manifolds import Manifold
+from ..._errors import ConfigError, DataError
+from ...manifolds import Manifold
+from ..mixture import are_weights
 
-__all__ = ["DataPoints", "are_weights", "checked_rtol", "checked_weights", "kept_rows", "merged"]
+__all__ = ["DataPoints", "checked_rtol", "checked_weights", "kept_rows", "merged"]
 
 
 class DataPoints:
@@ -92,11 +93,6 @@ class DataPoints:
 
     def _parts(self) -> list[slice]:
         return [slice(i, min(i + self.block, len(self))) for i in range(0, len(self), self.block)]
-
-
-def are_weights(w: Tensor, n: int) -> bool:
-    """Whether ``w`` are n finite numbers >= 0 that are not all zero."""
-    return w.shape == (n,) and bool((torch.isfinite(w) & (w >= 0)).all()) and bool((w > 0).any())
 
 
 def checked_weights(weights: Tensor | None, n: int) -> Tensor:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..manifolds import Manifold
+from ...manifolds import Manifold
+from .._patches import untracked
 
 __all__ = [
     "TABLE",
@@ -23,7 +22,6 @@ __all__ = [
     "pick",
     "plain",
     "rounding",
-    "untracked",
 ]
 
 
@@ -58,14 +56,6 @@ def plain(x: Tensor) -> Tensor:
         x = functorch.get_unwrapped(x)
     with untracked():
         return x.detach()
-
-
-@contextmanager
-def untracked() -> Iterator[None]:
-    """Context for what is kept or handed to NumPy: no ``torch.func`` transform, graph or inference mode has a part."""
-    functorch = torch._C._DisableFuncTorch()  # pyright: ignore[reportAttributeAccessIssue]
-    with functorch, torch.inference_mode(False), torch.no_grad():
-        yield
 
 
 def from_sum(

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..manifolds import Torus
+from ...manifolds import Torus
 from ._fourier_sums import fourier_sums
 from ._series import UNITS, Amplitudes, Harmonics, SeriesTail, n_terms, tail_sums
 

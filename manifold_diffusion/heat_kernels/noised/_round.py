@@ -9,8 +9,8 @@ from functools import singledispatch
 import torch
 from torch import Tensor
 
-from .._errors import CapabilityError
-from ..manifolds import SO3, Manifold, Sphere
+from ..._errors import CapabilityError
+from ...manifolds import SO3, Manifold, Sphere
 from ._quaternion_harmonics import RotationHarmonics
 
 __all__ = ["RoundSpace", "round_space"]

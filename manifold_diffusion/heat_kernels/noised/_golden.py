@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..manifolds import Manifold
-from ._noised_value import NoisedValue, met, pick, plain, untracked
+from ...manifolds import Manifold
+from .._patches import untracked
 from ._retrieval import retrieval
+from ._value import NoisedValue, met, pick, plain
 
 __all__ = ["GoldenSubset"]
 

@@ -10,17 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._errors import CapabilityError
-from ..manifolds import Compact, Manifold
+from ..._errors import CapabilityError
+from ...manifolds import Compact, Manifold
+from .._patches import untracked
+from ..mixture import HeatKernelMixture
 from ._cells import CellSums
 from ._data_points import DataPoints
 from ._golden import GoldenSubset
 from ._harmonics import harmonics
-from ._noised_value import NoisedValue, assemble, met, missing, pick, plain, untracked
 from ._retrieval import retrieval
 from ._round import round_space
 from ._spectral import EmpiricalSpectrum
-from .mixture import HeatKernelMixture
+from ._value import NoisedValue, assemble, met, missing, pick, plain
 
 __all__ = ["Evaluators"]
 

@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..manifolds import Compact
-from ._noised_value import NoisedValue, assemble, from_sum, met, missing, pick, plain, untracked
+from ...manifolds import Compact
+from .._patches import untracked
 from ._series import NUMBERS, Amplitudes, Harmonics, SeriesTail
+from ._value import NoisedValue, assemble, from_sum, met, missing, pick, plain
 
 __all__ = ["EmpiricalSpectrum"]
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..manifolds import Sphere
+from ...manifolds import Sphere
+from .._patches import constant
 from ._fourier_sums import fold, fourier_sums
-from ._patches import constant
 from ._series import Amplitudes, Harmonics, SeriesTail, level_amplitudes, level_tail, n_terms
 
 __all__ = ["SphereHarmonics"]

@@ -32,10 +32,10 @@ from scipy.special import gammaln
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .._safe import cos_sinc
-from ..manifolds import SO3
+from ..._safe import cos_sinc
+from ...manifolds import SO3
+from .._patches import constant
 from ._fourier_sums import fold, fourier_sums
-from ._patches import constant
 from ._series import Amplitudes, Harmonics, SeriesTail, level_amplitudes, level_tail, n_terms
 
 __all__ = ["RotationHarmonics", "ThreeSphereHarmonics"]

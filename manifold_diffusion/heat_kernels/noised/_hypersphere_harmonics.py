@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
-from ..manifolds import Sphere
+from ...manifolds import Sphere
 from ._series import Amplitudes, Harmonics, SeriesTail, level_amplitudes, level_tail, n_terms
 
 __all__ = ["HypersphereHarmonics"]

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._errors import ConfigError, DataError, NumericsError
-from ..manifolds import Manifold
+from ..._errors import ConfigError, DataError, NumericsError
+from ...manifolds import Manifold
+from ..base import brownian_time, heat_kernel
 from ._data_points import DataPoints, checked_rtol, checked_weights, kept_rows
 from ._evaluators import Evaluators
-from ._noised_value import TABLE, NoisedValue, met, plain, rounding
-from .base import brownian_time, heat_kernel
+from ._value import TABLE, NoisedValue, met, plain, rounding
 
 __all__ = ["EVALUATORS", "Evaluator", "NoisedData", "NoisedValue"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import singledispatch
 
-from .._errors import CapabilityError
-from ..manifolds import SO3, Manifold, Sphere, Torus
+from ..._errors import CapabilityError
+from ...manifolds import SO3, Manifold, Sphere, Torus
 from ._hypersphere_harmonics import HypersphereHarmonics
 from ._quaternion_harmonics import RotationHarmonics, ThreeSphereHarmonics
 from ._series import Harmonics

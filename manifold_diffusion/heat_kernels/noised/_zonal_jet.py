@@ -6,8 +6,8 @@ On :math:`S^n` the kernel is a function :math:`F(u)` of :math:`u = x \cdot y = \
 
 all derivatives are kernels of larger spheres, hence positive (F is absolutely monotone). On :math:`S^N`, N >= 3,
 :math:`w = (2\pi\tau)^{-N/2} (\theta/\sin\theta)^{(N-1)/2} e^{-\theta^2/2\tau + N(N-1)\tau/12}` is a supersolution of
-the heat equation, because in the notation of :mod:`._short_time` :math:`Q \le \rho(2\rho + 1)/6`; it is infinite at the
-antipode and starts as a point mass, so that :math:`p \le w`. Put together, for every m >= 1 (and m >= 0 if n >= 3)
+the heat equation, because in the notation of :mod:`.._short_time` :math:`Q \le \rho(2\rho + 1)/6`; it is infinite at
+the antipode and starts as a point mass, so that :math:`p \le w`. Put together, for every m >= 1 (and m >= 0 if n >= 3)
 
 .. math:: F^{(m)}(\cos\theta) \le G\,\kappa^m, \qquad \kappa = \frac{\theta}{\tau\sin\theta}, \quad
     G = (2\pi\tau)^{-n/2} \Big(\frac\theta{\sin\theta}\Big)^{(n-1)/2} e^{-\theta^2/2\tau + n(n-1)\tau/12}.
@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._patches import lobatto
-from ._short_time import ShortTime, zeta_series
+from .._patches import lobatto
+from .._short_time import ShortTime, zeta_series
 
 __all__ = ["ZonalJet", "angle_squared", "zonal_jet"]
 

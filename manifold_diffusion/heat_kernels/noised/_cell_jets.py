@@ -44,7 +44,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._safe import dot
+from ..._safe import dot
 from ._cell_tree import reduced
 from ._zonal_jet import angle_squared, zonal_jet
 

@@ -20,12 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._safe import dot
-from ..manifolds import Manifold
+from ..._safe import dot
+from ...manifolds import Manifold
+from .._patches import untracked
 from ._cell_jets import CellJets
 from ._cell_tree import build_tree, expand_ranges, reduced
-from ._noised_value import NoisedValue, from_sum, met, pick, plain, untracked
 from ._round import round_space
+from ._value import NoisedValue, from_sum, met, pick, plain
 
 __all__ = ["CellSums"]
 

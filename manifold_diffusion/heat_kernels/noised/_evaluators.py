@@ -100,7 +100,7 @@ class Evaluators:
             if cells:
                 # Queries for which the series was good enough already don't ask for a higher degree.
                 otherwise[tau <= self._get_cells().time_max] = _CELLS * (self._in_cells + len(x))
-            series = self._get_spectrum().cost(tau, rtol, n, self.data.total, otherwise)
+            series = self._get_spectrum().cost(tau, rtol, otherwise)
         first = min(full, _CELLS if cells else _GOLDEN * _LEAST)
         self._try_series(x, tau, torch.nonzero(series < first).squeeze(1), rtol, want_score, pieces)
         series = torch.where(series < first, math.inf, series)  # they have been tried
@@ -186,7 +186,7 @@ class Evaluators:
         return self.golden.evaluate(x, tau, points, weights, rtol, most, want_score)
 
     def _series(self, x: Tensor, tau: Tensor, rtol: float, want_score: bool) -> NoisedValue:
-        return self._get_spectrum().evaluate(x, tau, rtol, want_score, len(self.data), self.data.total)
+        return self._get_spectrum().evaluate(x, tau, rtol, want_score)
 
     def _get_cells(self) -> CellSums:
         if self.cells is None:
@@ -199,7 +199,7 @@ class Evaluators:
             with untracked():
                 known = harmonics(self.manifold)
             assert isinstance(self.manifold, Compact)
-            self.spectrum = EmpiricalSpectrum(self.manifold, known, self.data.blocks)
+            self.spectrum = EmpiricalSpectrum(self.manifold, known, self.data)
         return self.spectrum
 
 

@@ -38,25 +38,26 @@ def fourier_sums(angles: list[Tensor], weights: Tensor, counts: list[int]) -> Te
     return torch.from_numpy(plan.execute(weights.to(torch.complex128).numpy()))
 
 
-def fold(sums: Tensor, n_nodes: int) -> Tensor:
+def fold(sums: Tensor) -> tuple[Tensor, Tensor]:
     r"""Point sources at the nodes :math:`\theta_g = \pi(g + 1/2)/n` of the half circle, in place of points.
 
-    A trigonometric polynomial f of degree below n with :math:`f(-\theta) = \pm f(\theta)` has
+    A trigonometric polynomial f of a degree that the sums have, below n, with :math:`f(-\theta) = \pm f(\theta)` has
     :math:`\sum_i w_i f(\theta_i) e^{ik\cdot\phi_i} = \sum_g h_g f(\theta_g)`, where h is the transform of
     :math:`\sum_i w_i e^{i j\theta_i + ik\cdot\phi_i}` over j to the full circle, folded with the sign of f.
 
     Args:
         sums: :func:`fourier_sums`, the angle :math:`\theta` first.
-        n_nodes: n.
 
     Returns:
-        h for the even and the odd functions, ``(2, n, ...)``.
+        The nodes, ``(n,)``, and h for the even and the odd functions, ``(2, n, ...)``.
     """
     count = sums.shape[0] // 2
+    n_nodes = count + 1
     j = torch.arange(-count, count + 1, dtype=torch.float64)
     half = torch.exp(-1j * np.pi * j / (2 * n_nodes)).reshape(-1, *[1] * (sums.dim() - 1))
     padded = torch.zeros(2 * n_nodes, *sums.shape[1:], dtype=sums.dtype)
     padded[j.long()] = sums * half / (2 * n_nodes)
-    nodes = torch.fft.fft(padded, dim=0)
-    back = nodes.flip(0)[:n_nodes]
-    return torch.stack([nodes[:n_nodes] + back, nodes[:n_nodes] - back])
+    circle = torch.fft.fft(padded, dim=0)
+    there, back = circle[:n_nodes], circle.flip(0)[:n_nodes]
+    theta = np.pi * (torch.arange(n_nodes, dtype=torch.float64) + 0.5) / n_nodes
+    return theta, torch.stack([there + back, there - back])

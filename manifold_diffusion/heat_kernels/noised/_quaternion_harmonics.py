@@ -36,7 +36,7 @@ from ..._safe import cos_sinc
 from ...manifolds import SO3
 from .._patches import constant
 from ._fourier_sums import fold, fourier_sums
-from ._series import Amplitudes, Harmonics, SeriesTail, level_amplitudes, level_tail, n_terms
+from ._series import Amplitudes, Harmonics, SeriesTail, level_amplitudes, level_tail, n_terms, powers
 
 __all__ = ["RotationHarmonics", "ThreeSphereHarmonics"]
 
@@ -108,8 +108,8 @@ class _QuaternionHarmonics(Harmonics):
 
     def direct_moments(self, x: Tensor, weights: Tensor, degree: int) -> list[Tensor]:
         first, second, square = _planes(self.quaternion(x))
-        one, two = (_powers(a, self.step * degree) for a in (first, second))
-        both = torch.stack([two, _powers(-second.conj(), self.step * degree)]) * weights
+        one, two = (powers(a, self.step * degree) for a in (first, second))
+        both = torch.stack([two, powers(-second.conj(), self.step * degree)]) * weights
         return self._summed(square, degree, lambda t, s: both[:, t].unsqueeze(1) * one[s])
 
     def fourier_moments(self, x: Tensor, weights: Tensor, degree: int) -> list[Tensor]:
@@ -118,8 +118,7 @@ class _QuaternionHarmonics(Harmonics):
         first, second, _ = _planes(self.quaternion(x))
         order = self.step * degree
         angles = [torch.atan2(second.abs(), first.abs()), first.angle(), second.angle()]
-        nodes = fold(fourier_sums(angles, weights, [order] * 3), order + 1)
-        a = math.pi * (torch.arange(order + 1, dtype=torch.float64) + 0.5) / (order + 1)
+        a, nodes = fold(fourier_sums(angles, weights, [order] * 3))
         cosine, sine = a.cos(), a.sin()
 
         def waves(t: int, s: Tensor) -> Tensor:
@@ -175,7 +174,7 @@ class _QuaternionHarmonics(Harmonics):
         first, second, square = _planes(self.quaternion(x))
         # Not conj(): vmap has no rule for its backward pass.
         first, mirrored = (torch.complex(a.real, -a.imag) for a in (first, second))
-        one, both = _powers(first, order), torch.stack([_powers(mirrored, order), _powers(-second, order)])
+        one, both = powers(first, order), torch.stack([powers(mirrored, order), powers(-second, order)])
         total = torch.zeros(4, len(x), dtype=x.dtype, device=x.device)
         for t, orders in enumerate(self._orders(order, x.device)):
             # Elements of (s, t) and (-s, -t) are conjugate, and so are moments: those with s = 0 count once.
@@ -224,24 +223,23 @@ def _size(order: int, step: int) -> int:
 @cache
 def _all_places(order: int, step: int) -> _Places:
     parts: list[tuple[np.ndarray, ...]] = []
-    start = 0
     for n in range(0, order + 1, step):
         p, q = np.divmod(np.arange((n + 1) ** 2), n + 1)
-        parts.append((np.full_like(p, n), q, n - p - q, p - q, start + np.arange(len(p))[::-1]))
-        start += len(p)
+        mirror = _size(n - step, step) + np.arange(len(p))[::-1]
+        parts.append((np.full_like(p, n), q, n - p - q, p - q, mirror))
     return _Places(*(constant(np.concatenate(a), torch.int64, torch.device("cpu")) for a in zip(*parts, strict=True)))
 
 
 @cache
 def _tables(order: int, step: int) -> list[_Orders]:
-    starts = np.cumsum([0, *((n + 1) ** 2 if n % step == 0 else 0 for n in range(order + 1))])
+    starts, none = np.array([_size(n - step, step) for n in range(order + 1)]), _size(order, step)
     out = []
     for t in range(order + 1):
         s = np.arange(t % 2 if step == 2 else 0, order - t + 1, step)[:, None]
-        k = np.arange((order - t - s[0, 0]) // 2 + 1 if len(s) else 0)
+        k = np.arange((order - t - s[0, 0]) // 2 + 1)
         n = 2 * k + s + t
         index = np.stack([starts[np.minimum(n, order)] + (k + tt) * (n + 1) + k + t - tt for tt in (t, 0)])
-        index = np.where((n <= order) & ((t > 0) | (np.arange(2)[:, None, None] == 0)), index, starts[-1])
+        index = np.where((n <= order) & ((t > 0) | (np.arange(2)[:, None, None] == 0)), index, none)
         both = s + t
         with np.errstate(all="ignore"):
             a = (n - 1) * n / (2 * k * (k + both))
@@ -253,7 +251,7 @@ def _tables(order: int, step: int) -> list[_Orders]:
             scale[:, j] = -c[:, j] * scale[:, j - 2]
         last = np.concatenate([scale[:, :1], scale[:, :-1]], 1)
         log_square = gammaln(k + 1) + gammaln(k + both + 1) - gammaln(k + s + 1) - gammaln(k + t + 1)
-        slope, shift = (np.nan_to_num(f * last / scale, posinf=0.0).T[:, :, None] for f in (a, b))
+        slope, shift = ((f * last / scale).T[:, :, None] for f in (a, b))  # the first rows are not used
         cpu, real, integer = torch.device("cpu"), torch.float64, torch.int64
         out.append(
             _Orders(
@@ -279,14 +277,6 @@ def _planes(q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """U_00, U_10 and the difference of the squares of their lengths."""
     w, i, j, k = q.unbind(-1)
     return torch.complex(w, k), torch.complex(j, i), w * w + k * k - i * i - j * j
-
-
-def _powers(a: Tensor, degree: int) -> Tensor:
-    """Powers from 0, ``(degree + 1, points)``."""
-    powers = [torch.ones_like(a)]
-    for _ in range(degree):
-        powers.append(powers[-1] * a)
-    return torch.stack(powers)
 
 
 class RotationHarmonics(_QuaternionHarmonics):

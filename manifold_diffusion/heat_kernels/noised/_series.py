@@ -19,6 +19,7 @@ __all__ = [
     "level_amplitudes",
     "level_tail",
     "n_terms",
+    "powers",
     "tail_sums",
 ]
 
@@ -169,6 +170,14 @@ def tail_sums(terms: Tensor, kept: int) -> tuple[Tensor, Tensor]:
     ratio = torch.where(terms[:, -1] > 0, terms[:, -1] / terms[:, -2].clamp_min(1e-300), 0.0)
     beyond = torch.where(ratio < 1, terms[:, -1] * ratio / (1 - ratio).clamp_min(1e-300), math.inf)
     return terms[:, :kept].sum(1), terms[:, kept:].sum(1) + beyond
+
+
+def powers(a: Tensor, degree: int) -> Tensor:
+    """Powers from 0 up to a degree, ``(degree + 1, *a.shape)``."""
+    rows = [torch.ones_like(a)]
+    for _ in range(degree):
+        rows.append(rows[-1] * a)
+    return torch.stack(rows)
 
 
 def level_tail(

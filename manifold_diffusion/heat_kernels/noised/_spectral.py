@@ -25,6 +25,7 @@ from torch.nn.functional import pad
 
 from ...manifolds import Compact
 from .._patches import untracked
+from ._data_points import DataPoints
 from ._series import NUMBERS, Amplitudes, Harmonics, SeriesTail
 from ._value import NoisedValue, assemble, from_sum, met, missing, pick, plain
 
@@ -40,31 +41,29 @@ class EmpiricalSpectrum:
     Args:
         manifold: where the data are.
         harmonics: its eigenfunctions.
-        batches: gives the data, points and weights, in parts; called when a higher degree is needed.
+        data: its points; read when a higher degree is needed.
     """
 
-    def __init__(
-        self, manifold: Compact, harmonics: Harmonics, batches: Callable[[], Iterable[tuple[Tensor, Tensor]]]
-    ) -> None:
-        self.manifold, self.harmonics, self.batches = manifold, harmonics, batches
+    def __init__(self, manifold: Compact, harmonics: Harmonics, data: DataPoints) -> None:
+        self.manifold, self.harmonics, self.data = manifold, harmonics, data
         self.degree = -1
         self._moments: list[Tensor] = []
         self._amplitudes: Amplitudes | None = None
         self._volume = math.exp(manifold.log_volume)
         self._degrees: dict[tuple[int, float], int | None] = {}
         self._noises: dict[int, float] = {}
-        self._leasts: dict[tuple[int, float, float], int] = {}
+        self._leasts: dict[tuple[int, float], int] = {}
 
     def change(self, points: Tensor, weights: Tensor, sign: int) -> None:
         """Add points to the sums, or take them out."""
         if self.degree >= 0:
             self._accumulate([(points, sign * weights)])
 
-    def cost(self, tau: Tensor, rtol: float, n_points: int, weight: float, paid: Tensor) -> Tensor:
+    def cost(self, tau: Tensor, rtol: float, paid: Tensor) -> Tensor:
         """Microseconds a query at each time; infinite where no degree will do or the moments are not worth it yet.
 
-        Moments of ``n_points`` are computed once all queries so far would have cost more without them, at the price of
-        such a query: ``paid``, one for each.
+        Moments are computed once all queries so far would have cost more without them, at the price of such a query:
+        ``paid``, one for each.
         """
         H, octaves = self.harmonics, _octaves(tau)
         out = torch.full(tau.shape, math.inf, dtype=torch.float64)
@@ -75,15 +74,13 @@ class EmpiricalSpectrum:
                 continue
             here = octaves == octave
             if self.degree >= degree:
-                out[here] = H.n_modes(self._least(octave, bound, weight)) * H.mode_cost
-            elif H.moments_cost(self._grown(degree, n_points), n_points) <= paid[here].max():
+                out[here] = H.n_modes(self._least(octave, bound)) * H.mode_cost
+            elif H.moments_cost(self._grown(degree), len(self.data)) <= paid[here].max():
                 out[here] = H.n_modes(degree) * H.mode_cost
         return out
 
-    def evaluate(
-        self, x: Tensor, tau: Tensor, rtol: float, want_score: bool, n_points: int, weight: float
-    ) -> NoisedValue:
-        """Values with bounds, for data of the given number and total weight.
+    def evaluate(self, x: Tensor, tau: Tensor, rtol: float, want_score: bool) -> NoisedValue:
+        """Values with bounds.
 
         The first degree is enough where the density is at least a tenth of the uniform one; what it leaves too
         uncertain is evaluated again with all terms that rounding lets one see.
@@ -103,10 +100,10 @@ class EmpiricalSpectrum:
                     pieces.append((left, self._unknown(x[left], want_score)))
                     continue
             for enough in sorted(bounds):
-                self._grow(enough, n_points)
-                degree = self._least(octave, bounds[enough], weight)
+                self._grow(enough)
+                degree = self._least(octave, bounds[enough])
                 for part in left.split(max(1, H.queries_at_a_time(degree, NUMBERS))):
-                    value = self._value(x[part], tau[part], degree, weight, want_score)
+                    value = self._value(x[part], tau[part], degree, want_score)
                     done = met(self.manifold, plain(x[part]), value, tau[part], rtol) | (enough == last)
                     pieces.append((part[done], pick(value, done)))
                 left = missing(left, pieces)
@@ -114,11 +111,11 @@ class EmpiricalSpectrum:
                     break
         return assemble(pieces)
 
-    def _value(self, x: Tensor, tau: Tensor, degree: int, weight: float, want_score: bool) -> NoisedValue:
+    def _value(self, x: Tensor, tau: Tensor, degree: int, want_score: bool) -> NoisedValue:
         M, moments = self.manifold, [m.to(x.device) for m in self._moments]
         t = (tau[:1] if bool((tau == tau[0]).all()) else tau).to(x.device)
         p, slope = self.harmonics.evaluate(x.double(), t, moments, degree)
-        tail = self._tail(t, degree, weight)
+        tail, weight = self._tail(t, degree), self.data.total
         p, slope = p / weight, slope / weight if want_score else None
         return from_sum(M, x, p, tail.value + tail.noise, slope, tail.slope + tail.noise_slope, 0.0, 2)
 
@@ -137,29 +134,29 @@ class EmpiricalSpectrum:
         """A degree that leaves out at most ``bound`` of any data."""
         return _kept(self._degrees, (octave, bound), lambda: self.harmonics.degree_for(2.0**octave, bound))
 
-    def _least(self, octave: int, bound: float, weight: float) -> int:
+    def _least(self, octave: int, bound: float) -> int:
         """The least degree that leaves out at most ``bound`` of these data; the largest one if there is none."""
 
         def least() -> int:
             tau = _start(octave)
-            value, slope = self._rest(tau, weight)
+            value, slope = self._rest(tau)
             enough = torch.maximum(value, slope * tau.sqrt())[0] <= bound
             return min(int((~enough).sum()), self.degree)
 
-        return _kept(self._leasts, (octave, bound, weight), least)
+        return _kept(self._leasts, (octave, bound), least)
 
     def _noise(self, octave: int) -> float:
         """What rounding makes uncertain at the highest degree."""
         H = self.harmonics
         return _kept(self._noises, octave, lambda: float(H.tail(_start(octave), H.max_degree).noise))
 
-    def _tail(self, tau: Tensor, degree: int, weight: float) -> SeriesTail:
+    def _tail(self, tau: Tensor, degree: int) -> SeriesTail:
         """What a series up to ``degree`` leaves out of these data."""
-        tail, (value, slope) = self.harmonics.tail(tau, degree), self._rest(tau, weight)
+        tail, (value, slope) = self.harmonics.tail(tau, degree), self._rest(tau)
         value, slope = torch.minimum(tail.value, value[:, degree]), torch.minimum(tail.slope, slope[:, degree])
         return replace(tail, value=value, slope=slope)
 
-    def _rest(self, tau: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+    def _rest(self, tau: Tensor) -> tuple[Tensor, Tensor]:
         """What each degree leaves out of these data and of their gradient, ``(len(tau), degree + 1)``.
 
         The moments tell how much there is in the degrees that follow: of much smooth data, less than there could be.
@@ -167,7 +164,7 @@ class EmpiricalSpectrum:
         if self._amplitudes is None:
             self._amplitudes = self.harmonics.amplitudes(self._moments)
         rates, beyond = self._amplitudes.eigenvalue.to(tau.device) / 2, self.harmonics.tail(tau, self.degree)
-        damping = (-rates * tau.unsqueeze(1)).exp() / weight
+        damping = (-rates * tau.unsqueeze(1)).exp() / self.data.total
 
         def rest(amplitude: Tensor, tail: Tensor) -> Tensor:
             terms = (amplitude.to(tau.device) * damping)[:, 1:].flip(1).cumsum(1).flip(1)
@@ -175,12 +172,12 @@ class EmpiricalSpectrum:
 
         return rest(self._amplitudes.value, beyond.value), rest(self._amplitudes.slope, beyond.slope)
 
-    def _grown(self, degree: int, n_points: int) -> int:
+    def _grown(self, degree: int) -> int:
         """The degree up to which moments are computed when ``degree`` is needed: half as much again, or what is cheap.
 
         By Fourier sums most of the cost can be that of the points, whatever the degree.
         """
-        H = self.harmonics
+        H, n_points = self.harmonics, len(self.data)
         most = H.max_degree
         grown = min(max(8, degree + degree // 2), most)
         price = 2 * H.moments_cost(grown, n_points)
@@ -188,10 +185,10 @@ class EmpiricalSpectrum:
             grown = min(2 * grown, most)
         return grown
 
-    def _grow(self, degree: int, n_points: int) -> None:
+    def _grow(self, degree: int) -> None:
         if degree > self.degree:
-            self.degree, self._moments = self._grown(degree, n_points), []
-            self._accumulate(self.batches())
+            self.degree, self._moments = self._grown(degree), []
+            self._accumulate(self.data.blocks())
 
     def _accumulate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         self._amplitudes, self._leasts = None, {}

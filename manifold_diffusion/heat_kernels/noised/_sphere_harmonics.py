@@ -9,8 +9,7 @@ depend on l and m alone it is :math:`R_{lm} = \alpha_{lm}\,x_3 R_{l-1,m} + R_{l-
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 
 import numpy as np
@@ -21,7 +20,7 @@ from torch.nn.functional import pad
 from ...manifolds import Sphere
 from .._patches import constant
 from ._fourier_sums import fold, fourier_sums
-from ._series import Amplitudes, Harmonics, SeriesTail, level_amplitudes, level_tail, n_terms
+from ._series import Amplitudes, Harmonics, SeriesTail, level_amplitudes, level_tail, n_terms, powers
 
 __all__ = ["SphereHarmonics"]
 
@@ -50,21 +49,13 @@ class SphereHarmonics(Harmonics):
         return level_tail(level <= degree, level * (level + 1), sizes, tau, self.manifold.log_volume, growth)
 
     def direct_moments(self, x: Tensor, weights: Tensor, degree: int) -> list[Tensor]:
-        zeta, wave = torch.complex(x[:, 0], x[:, 1]), torch.complex(weights, torch.zeros_like(weights))
-
-        def waves() -> Iterator[Tensor]:
-            nonlocal wave
-            for _ in range(degree + 1):
-                yield wave
-                wave = wave * zeta
-
-        return self._summed(x[:, 2], waves(), degree)
+        waves = powers(torch.complex(x[:, 0], x[:, 1]), degree) * weights
+        return self._summed(x[:, 2], waves, degree)
 
     def fourier_moments(self, x: Tensor, weights: Tensor, degree: int) -> list[Tensor]:
         # On the circle of the colatitude Q_lm sin^m is a trigonometric polynomial of degree l, with the parity of m.
         angles = [torch.atan2(x[:, :2].norm(dim=1), x[:, 2]), torch.atan2(x[:, 1], x[:, 0])]
-        nodes = fold(fourier_sums(angles, weights, [degree, degree]), degree + 1)
-        theta = math.pi * (torch.arange(degree + 1, dtype=torch.float64) + 0.5) / (degree + 1)
+        theta, nodes = fold(fourier_sums(angles, weights, [degree, degree]))
         sine = theta.sin()
         waves = (nodes[m % 2, :, degree + m] * sine**m for m in range(degree + 1))
         return self._summed(theta.cos(), waves, degree)
@@ -109,20 +100,11 @@ class SphereHarmonics(Harmonics):
                 rows = rows * damping[first:]
             sums.append(columns[first:stop, :, first:] @ rows)
         sums = torch.cat(sums)  # (m, 4, n)
-        waves = self._powers(x, degree)
+        waves = powers(torch.complex(x[:, 0], x[:, 1]), degree)
         value, steep = torch.complex(sums[:, 0], sums[:, 1]), torch.complex(sums[1:, 2], sums[1:, 3])
         turn = (m.mT[1:] * value[1:] * waves[:-1]).sum(0)  # derivative by x_1 + i x_2
         gradient = torch.stack([turn.real, -turn.imag, (steep * waves[:-1]).real.sum(0)], -1)
         return (value * waves).real.sum(0), self.manifold.to_tangent(x, gradient)
-
-    @staticmethod
-    def _powers(x: Tensor, degree: int) -> Tensor:
-        """``(x_1 + i x_2)^m``, ``(degree + 1, n)``."""
-        zeta = torch.complex(x[:, 0], x[:, 1])
-        powers = [torch.ones_like(zeta)]
-        for _ in range(degree):
-            powers.append(powers[-1] * zeta)
-        return torch.stack(powers)
 
     def _rows(self, z: Tensor, degree: int, first: int, stop: int) -> Tensor:
         """``R_lm(z)``, ``(m, l, n)``, for m from ``first`` up to ``stop`` and l from ``first``; zero for m > l."""

@@ -4,9 +4,10 @@ python experiments/bench/analytic_score.py [--smoke] [--points N ...] [--times T
     [--queries N] [--scanned N] [--evaluators NAME ...] [--out FILE.png] [--seed N]
 
 Data are six clusters of spread 0.3, queries are data noised to the same time. Time is CPU time per query on one thread,
-best of three runs, or the first if it takes 2 s; trees and coefficients, which are computed once, are not in it. The
-full scan is timed on the first few queries. The error is that of the score over the larger of its length and
-1/sqrt(tau), against the full scan in float64, the largest of the scanned queries; the bound is the largest of the same.
+best of three runs, or the first if it takes 2 s; trees and coefficients, which are computed once, are not in it.
+`first` is the time of the first queries at that time, for which moments of cells are made, which are kept. The full
+scan is timed on the first few queries. The error is that of the score over the larger of its length and 1/sqrt(tau),
+against the full scan in float64, the largest of the scanned queries; the bound is the largest of the same.
 With --out the time per query is drawn over the number of points, a line per Brownian time.
 """
 
@@ -57,11 +58,13 @@ def row(data: NoisedData, tau: float, args: argparse.Namespace, generator: torch
         if evaluator == "golden" and tau * len(data) > 3000:  # it would sum over nearly all points, one by one
             cells.append("-")
             continue
+        start = time.process_time()
         try:
             value = data.evaluate(x, tau, evaluator=evaluator)
         except CapabilityError:  # the manifold has no such evaluator
             cells.append("-")
             continue
+        first = (time.process_time() - start) / len(x) * 1e6
         assert value.score is not None and value.score_error is not None
         beyond = not bool(value.score_error.isfinite().all())
         if beyond or (evaluator == "cells" and not bool((value.evaluator == EVALUATORS.index("cells")).all())):
@@ -75,7 +78,7 @@ def row(data: NoisedData, tau: float, args: argparse.Namespace, generator: torch
         if evaluator == "auto":
             counts = torch.bincount(value.evaluator, minlength=len(EVALUATORS)).tolist()
             used = ", " + " + ".join(name for name, k in zip(EVALUATORS, counts, strict=True) if k)
-        cells.append(f"{took:.0f} us, {base / took:.1f}x, {error:.0e} <= {bound:.0e}{used}")
+        cells.append(f"{took:.0f} us, first {first:.0f}, {base / took:.1f}x, {error:.0e} <= {bound:.0e}{used}")
     return "| " + " | ".join(cells) + " |"
 
 

@@ -132,6 +132,18 @@ def test_cells_are_a_hierarchy_of_partitions(n: int) -> None:
     np.testing.assert_allclose(tree.sums(w, path, sums), tree.sums(w), rtol=1e-12)
 
 
+@pytest.mark.parametrize(("n", "degree"), [(2, 10), (3, 6)])
+def test_moments_of_cells_are_sums_over_their_points(n: int, degree: int) -> None:
+    M, jets, g = Sphere(n), CellJets(n, degree), generator(0)
+    start, count = np.array([5, 20000, 40, 80, 10]), np.array([1, 9001, 33, 14, 13])
+    y, w = M.random_uniform(30000, generator=g, dtype=F64), torch.rand(30000, generator=g, dtype=F64)
+    c = M.random_uniform(5, generator=g, dtype=F64)
+    for cell, moments in enumerate(jets.moments(y, w, c, start, count)):
+        points = np.arange(start[cell], start[cell] + count[cell])
+        alone = jets.moments(y, w, c[[cell]].expand(len(points), -1), points, np.ones_like(points))
+        torch.testing.assert_close(moments, alone.sum(0), rtol=1e-11, atol=1e-12 * float(alone.abs().sum()))
+
+
 @pytest.mark.parametrize("size", [1, 30])
 @pytest.mark.parametrize(("n", "degree"), [(2, 10), (2, 3), (3, 6)])
 def test_one_cell_is_within_its_bound(n: int, degree: int, size: int) -> None:
@@ -148,7 +160,7 @@ def test_one_cell_is_within_its_bound(n: int, degree: int, size: int) -> None:
             u = M.random_tangent(c, generator=g)
             r = torch.linspace(1e-3, 6, 40, dtype=F64) * tau**0.5
             x = M.exp(c, u / M.norm(c, u).unsqueeze(1) * r.unsqueeze(1))
-            moments = jets.moments(y, w, c, np.full(40, size))
+            moments = jets.moments(y, w, c, np.arange(0, 40 * size, size), np.full(40, size))
             unit = K.log_prob(x, c, tau)
             value, slope = jets.sums(x, c, moments, t, unit, True)
             assert slope is not None

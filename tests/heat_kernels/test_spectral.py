@@ -126,3 +126,11 @@ def test_short_times_take_no_memory_for_a_series_that_they_rule_out(M):
         assert bool(noised.log_prob(x[:3], tau).isfinite().all())
     peak = heat_kernel(M).log_prob(x[:3], x[:3], 1e-12) - math.log(64)
     torch.testing.assert_close(noised.log_prob(x[:3], 1e-12), peak, rtol=0, atol=1e-2)
+
+
+def test_first_queries_at_long_times_make_no_cells() -> None:
+    data = NoisedData(Sphere(2), spread(Sphere(2), 100_000))
+    for tau, evaluator in ((0.1, 2), (1e-4, 3)):
+        value = data.evaluate(data.sample(64, tau, generator(1)), tau)
+        assert bool((value.evaluator == evaluator).all())
+        assert (data._evaluators.cells is None) == (evaluator == 2)

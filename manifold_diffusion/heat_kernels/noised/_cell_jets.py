@@ -38,6 +38,7 @@ both bounds is taken.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -45,12 +46,13 @@ import torch
 from torch import Tensor
 
 from ..._safe import dot
-from ._cell_tree import reduced
+from ._cell_tree import expand_ranges
 from ._zonal_jet import angle_squared, zonal_jet
 
 __all__ = ["CellJets"]
 
-_PAIRS = 1 << 13
+_POINTS = 1 << 13
+"""Points whose monomials are made at a time."""
 
 
 class CellJets:
@@ -72,41 +74,49 @@ class CellJets:
         for j in range(degree // 2 + 1):
             indices += [(*a, j) for a in alphas if sum(a) + 2 * j <= degree]
         number = {i: row for row, i in enumerate(indices)}
-
-        def lower(i: tuple[int, ...], k: int) -> int:
-            return number[(*i[:k], i[k] - 1, *i[k + 1 :])]
-
-        last = [max(k for k in range(n + 1) if i[k]) for i in indices[1:]]
         self.size = len(indices)
-        self._steps = [(lower(i, k), k, i[k]) for i, k in zip(indices[1:], last, strict=True)]
-        self._flat = len(alphas)
+        others = [i[1:] for i in indices if i[0] == 0]
+        self._first, self._others, self._flat = (
+            _steps(list(exponents)) for exponents in (((k,) for k in range(degree + 1)), others, alphas)
+        )
+        self._products = torch.tensor([i[0] * len(others) + others.index(i[1:]) for i in indices])
         self._up_to = [sum(sum(a) <= m for a in alphas) for m in range(degree + 1)]
         # Rows with a component lowered by one, in the order of what they are lowered to: the first of all again.
         raised = [[number[(*a[:k], a[k] + 1, *a[k + 1 :], 0)] for a in alphas if sum(a) < degree] for k in range(n)]
         self._raised = [torch.tensor(rows) for rows in raised]
 
-    def moments(self, points: Tensor, weights: Tensor, centres: Tensor, count: np.ndarray) -> Tensor:
-        """Moments of cells, ``(cells, size)``.
+    def moments(self, points: Tensor, weights: Tensor, centres: Tensor, start: np.ndarray, count: np.ndarray) -> Tensor:
+        """Moments of cells, ``(cells, size)``: products of the powers of one coordinate and those of the others.
 
         Args:
-            points: those of all cells, one after the other.
+            points: unit vectors, ``(n, d)``.
             weights: theirs.
             centres: of the cells.
+            start: the first point of each cell.
             count: numbers of points of the cells.
         """
-        out = np.empty((len(count), self.size))
-        start = np.concatenate([[0], count.cumsum()])
-        first = 0
-        while first < len(count):
-            stop = max(first + 1, int(np.searchsorted(start, start[first] + _PAIRS, side="right")) - 1)
-            part = slice(int(start[first]), int(start[stop]))
-            c = centres[first:stop].repeat_interleave(torch.from_numpy(count[first:stop]), 0)
-            versine, _, xi = _local(points[part], c)
-            rows = self._monomials([*xi, -versine], weights[part], self.size, divided=False)
-            values = np.ascontiguousarray(torch.stack(rows, 1).numpy())
-            out[first:stop] = reduced(np.add, values, start[first:stop] - start[first], count[first:stop])
-            first = stop
-        return torch.from_numpy(out)
+        out = torch.zeros(len(count), self.size, dtype=torch.float64)
+        pieces, cells = expand_ranges(np.zeros_like(count), -(-count // _POINTS))
+        first, length = start[cells] + pieces * _POINTS, np.minimum(count[cells] - pieces * _POINTS, _POINTS)
+        # Pieces of about one length are padded to the same one, by an eighth at most.
+        step = 2 ** np.maximum(np.log2(length).astype(int) - 3, 0)
+        padded = -(-length // step) * step
+        for size in np.unique(padded).tolist():
+            of_size = torch.from_numpy(np.flatnonzero(padded == size))
+            for part in of_size.split(max(1, _POINTS // size)):
+                begin, cell = torch.from_numpy(first)[part, None], torch.from_numpy(cells)[part]
+                inside = torch.arange(size) < torch.from_numpy(length)[part, None]
+                rows = torch.where(inside, begin + torch.arange(size), begin).reshape(-1)
+                w = weights[rows] * inside.reshape(-1)
+                one = torch.ones_like(w)
+                versine, _, xi = _local(points[rows], centres[cell].repeat_interleave(size, 0))
+                left, right = (
+                    _monomials(variables, scale, steps, in_place=True).reshape(-1, len(part), size)
+                    for variables, scale, steps in ((xi[:1], w, self._first), ([*xi[1:], -versine], one, self._others))
+                )
+                products = torch.bmm(left.permute(1, 0, 2), right.permute(1, 2, 0)).flatten(1)
+                out.index_add_(0, cell, products.index_select(1, self._products))
+        return out
 
     def sums(
         self, x: Tensor, centres: Tensor, moments: Tensor, tau: Tensor, log_unit: Tensor, want_score: bool
@@ -126,7 +136,7 @@ class CellJets:
         orders = self.degree + (2 if want_score else 1)
         logs = self.kernel.log_derivatives(*angle_squared(versine), tau, orders)
         f = (logs - log_unit).exp()
-        powers = torch.stack(self._monomials(a, torch.ones_like(b), self._flat, divided=True))
+        powers = _monomials(a, torch.ones_like(b), self._flat, divided=True)
         mu = moments.mT.contiguous()
         heights = self._heights(b, f)
         inner = self._inner(heights, mu)
@@ -211,12 +221,41 @@ class CellJets:
             first = start
         return torch.cat(blocks)
 
-    def _monomials(self, variables: list[Tensor], start: Tensor, count: int, divided: bool) -> list[Tensor]:
-        rows = [start]
-        parts = [[v / (k + 1) if divided else v for k in range(self.degree)] for v in variables]
-        for parent, k, power in self._steps[: count - 1]:
-            rows.append(rows[parent] * parts[k][power - 1])
-        return rows
+
+def _steps(exponents: Sequence[tuple[int, ...]]) -> list[tuple[int, int, int]]:
+    """How to get a monomial from an earlier one, for all but the first: its number, the variable, and its power."""
+    steps = []
+    for e in exponents[1:]:
+        k = max(k for k, power in enumerate(e) if power)
+        steps.append((exponents.index((*e[:k], 0, *e[k + 1 :])), k, e[k]))
+    return steps
+
+
+def _monomials(
+    variables: Sequence[Tensor],
+    start: Tensor,
+    steps: list[tuple[int, int, int]],
+    divided: bool = False,
+    in_place: bool = False,
+) -> Tensor:
+    """``start`` times all monomials, a row each.
+
+    Args:
+        variables: the coordinates.
+        start: the first row.
+        steps: of :func:`_steps`.
+        divided: whether by the factorials of their exponents.
+        in_place: a third of the time, without derivatives.
+    """
+    powers = [[v] for v in variables]
+    for v, row in zip(variables, powers, strict=True):
+        for k in range(2, 1 + max(power for _, _, power in steps)):
+            row.append(row[-1] * (v / k if divided else v))
+    out = start.new_empty(1 + len(steps), *start.shape) if in_place else None
+    rows = [start if out is None else out[0].copy_(start)]
+    for n, (parent, k, power) in enumerate(steps, 1):
+        rows.append(torch.mul(rows[parent], powers[k][power - 1], out=None if out is None else out[n]))
+    return torch.stack(rows) if out is None else out
 
 
 def _local(x: Tensor, centres: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor], list[Tensor]]:

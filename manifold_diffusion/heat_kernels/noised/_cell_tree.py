@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["CellTree", "build_tree", "expand_ranges", "reduced"]
+__all__ = ["CellTree", "begins", "build_tree", "expand_ranges", "reduced", "versines"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def expand_ranges(start: Any, count: Any) -> tuple[np.ndarray, np.ndarray]:
     """All numbers of ranges, one after the other, and which range each is from."""
     count = np.asarray(count)
     owner = np.repeat(np.arange(len(count)), count)
-    offset = np.asarray(start) - np.concatenate([[0], count.cumsum()[:-1]]) if len(count) else np.asarray(start)
+    offset = np.asarray(start) - begins(count)
     return offset[owner] + np.arange(len(owner)), owner
 
 
@@ -133,14 +133,23 @@ def build_tree(points: np.ndarray, leaf: int) -> CellTree:
         length = np.linalg.norm(middle, axis=1, keepdims=True)
         # The sum of antipodes may vanish: any unit vector is a centre.
         middle = np.where(length > 1e-6, middle / np.maximum(length, 1e-6), points[start[s]])
-        inside, owner = expand_ranges(start[s], count[s])
-        versine = np.zeros(len(points))
-        versine[inside] = ((points[inside] - middle[owner]) ** 2).sum(1) / 2
         centre.append(middle)
-        depth.append(reduced(np.maximum, versine, start[s], count[s]))
+        depth.append(reduced(np.maximum, versines(points, middle, start[s], count[s]), begins(count[s]), count[s]))
     return CellTree(
         place, points, start, count, first, children, parent, np.concatenate(centre), np.concatenate(depth), levels
     )
+
+
+def versines(points: np.ndarray, centres: np.ndarray, start: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """1 - c . y of the points of cells, one cell after the other; of the difference, so that nothing cancels."""
+    inside, owner = expand_ranges(start, count)
+    difference = points.take(inside, 0) - centres.take(owner, 0)
+    return np.einsum("ij,ij->i", difference, difference) / 2
+
+
+def begins(count: np.ndarray) -> np.ndarray:
+    """Where ranges of these lengths begin, one after the other."""
+    return np.concatenate([[0], count.cumsum()[:-1]]) if len(count) else count
 
 
 def _between(numbers: np.ndarray, level: slice) -> slice:
@@ -159,11 +168,13 @@ def _morton(points: np.ndarray, bits: int) -> np.ndarray:
     axis = np.abs(points).argmax(1)
     rows = np.arange(len(points))
     top = points[rows, axis]
-    code = 2 * axis + (top < 0)
+    code = (2 * axis + (top < 0)) << ((d - 1) * bits)
     angles = np.arctan(points / top[:, None]) * (2 / np.pi) + 0.5
     cells = np.minimum((angles * 2.0**bits).astype(np.int64), 2**bits - 1)
-    others = np.stack([cells[rows, (axis + k) % d] for k in range(1, d)])
-    for b in range(bits - 1, -1, -1):
-        for row in others:
-            code = (code << 1) | ((row >> b) & 1)
+    ten = [((np.arange(1024) >> b) & 1) << (b * (d - 1)) for b in range(10)]
+    spread = np.bitwise_or.reduce(ten)  # ten bits with gaps for those of the others
+    for k in range(1, d):
+        row = cells[rows, (axis + k) % d]
+        for b in range(0, bits, 10):
+            code |= spread[(row >> b) & 1023] << (b * (d - 1) + d - 1 - k)
     return code

@@ -24,11 +24,12 @@ from ..._safe import dot
 from ...manifolds import Manifold
 from .._patches import untracked
 from ._cell_jets import CellJets
-from ._cell_tree import build_tree, expand_ranges, reduced
+from ._cell_tree import begins, build_tree, expand_ranges, reduced, versines
 from ._round import round_space
 from ._value import NoisedValue, from_sum, met, pick, plain
+from ._zonal_jet import ZonalJet
 
-__all__ = ["CellSums"]
+__all__ = ["CellSums", "time_max"]
 
 _DEGREES = {2: 10, 3: 6}
 """Degree of the moments by dimension."""
@@ -57,6 +58,11 @@ class _Choice:
     given_up: Tensor
 
 
+def time_max(manifold: Manifold) -> float:
+    """The largest Brownian time of sums over cells."""
+    return ZonalJet.time_max * round_space(manifold).slowdown
+
+
 class CellSums:
     """Density and score from cells, with bounds of their errors.
 
@@ -69,7 +75,7 @@ class CellSums:
     def __init__(self, manifold: Manifold, points: Tensor, weights: Tensor) -> None:
         self.manifold, self.space = manifold, round_space(manifold)
         self.jets = CellJets(self.space.n, _DEGREES[self.space.n])
-        self.time_max = self.jets.kernel.time_max * self.space.slowdown
+        self.time_max = time_max(manifold)
         self._build(points, weights)
 
     def _build(self, points: Tensor, weights: Tensor) -> None:
@@ -122,14 +128,11 @@ class CellSums:
         for level in tree.levels:
             start, count = tree.start[level], tree.count[level]
             inside, owner = expand_ranges(start, count)
-            centre = tree.centre[level][owner]
-            v = ((tree.points[inside] - centre) ** 2).sum(1) / 2
-            deepest = tree.depth[level][owner]
-            share = v * (2 - v) / np.maximum(deepest * (2 - deepest), 1e-300)
-            w = self._weights.numpy()[inside]
-            part = w * np.minimum(share, 1) ** ((self.jets.degree + 1) / 2)
-            first = np.concatenate([[0], count.cumsum()[:-1]])
-            out[level] = reduced(np.add, part[:, None], first, count)[:, 0]
+            v = versines(tree.points, tree.centre[level], start, count)
+            deepest = tree.depth[level]
+            share = v * (2 - v) / np.maximum(deepest * (2 - deepest), 1e-300).take(owner)
+            part = self._weights.numpy().take(inside) * np.minimum(share, 1) ** ((self.jets.degree + 1) / 2)
+            out[level] = reduced(np.add, part[:, None], begins(count), count)[:, 0]
         return (torch.from_numpy(out).log() - self._log_weight).clamp(-700, 0)
 
     # ------------------------------------------------------------------ changes
@@ -321,8 +324,7 @@ class CellSums:
         if len(new) == 0:
             return
         start, count = self.tree.start[new.numpy()], self.tree.count[new.numpy()]
-        inside = torch.from_numpy(expand_ranges(start, count)[0])
-        made = self.jets.moments(self._points[inside], self._weights[inside], self._centre[new], count)
+        made = self.jets.moments(self._points, self._weights, self._centre[new], start, count)
         if self._used + len(new) > len(self._moments):
             size = min(max(2 * len(self._moments), self._used + len(new)), self._used + len(self._slot))
             grown = torch.empty(size, self.jets.size, dtype=torch.float64)

@@ -14,7 +14,7 @@ from ..._errors import CapabilityError
 from ...manifolds import Compact, Manifold
 from .._patches import untracked
 from ..mixture import HeatKernelMixture
-from ._cells import CellSums
+from ._cells import CellSums, time_max
 from ._data_points import DataPoints
 from ._golden import GoldenSubset
 from ._harmonics import harmonics
@@ -29,8 +29,8 @@ _FULL, _GOLDEN = 0.1, 1.0
 """Microseconds a pair of a query and a point, in the full scan and in the golden subset."""
 _LEAST = 128
 """Points of the smallest subset that is tried."""
-_CELLS, _CALL, _TREE = 350.0, 5000.0, 3.0
-"""Microseconds a query in cells, about, a call of them, and a point in building their tree."""
+_CELLS, _CALL, _TREE, _MOMENTS = 350.0, 5000.0, 3.0, 0.3
+"""Microseconds a query in cells, about, a call of them, a point in building their tree, and in moments of the cells."""
 
 
 class Evaluators:
@@ -99,7 +99,8 @@ class Evaluators:
             otherwise = torch.full_like(series, full * self._queries)
             if cells:
                 # Queries for which the series was good enough already don't ask for a higher degree.
-                otherwise[tau <= self._get_cells().time_max] = _CELLS * (self._in_cells + len(x))
+                once = _MOMENTS + (_TREE if self.cells is None else 0)
+                otherwise[tau <= time_max(self.manifold)] = _CELLS * (self._in_cells + len(x)) + once * n
             series = self._get_spectrum().cost(tau, rtol, otherwise)
         first = min(full, _CELLS if cells else _GOLDEN * _LEAST)
         self._try_series(x, tau, torch.nonzero(series < first).squeeze(1), rtol, want_score, pieces)

@@ -124,8 +124,9 @@ def main() -> None:
             generator = torch.Generator().manual_seed(args.seed)
             data = NoisedData(SPACES[space], clusters(SPACES[space], n, generator))
             built = {}
-            for evaluator in ("golden", "cells", "spectral"):
-                if evaluator not in args.evaluators and "auto" not in args.evaluators:
+            for evaluator in ("cells", "golden", "spectral"):
+                in_auto = "auto" in args.evaluators and not (evaluator == "golden" and "cells" in built)
+                if evaluator not in args.evaluators and not in_auto:
                     continue
                 start = time.process_time()
                 try:

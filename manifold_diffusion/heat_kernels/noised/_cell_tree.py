@@ -5,12 +5,16 @@ A cell is a range of the points in Morton order. Everything is done for all cell
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-__all__ = ["CellTree", "begins", "build_tree", "expand_ranges", "reduced", "versines"]
+__all__ = ["CellTree", "begins", "build_tree", "expand_ranges", "parts_of", "reduced", "versines"]
+
+_AT_A_TIME = 1 << 15
+"""Points that are worked on at a time."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class CellTree:
             ):
                 if len(part):
                     length = self.count if source is values else self.children
+                    part = part[start[part].argsort()]
                     out[part] = reduced(np.add, source, start[part], length[part])
         return out
 
@@ -88,16 +93,15 @@ def build_tree(points: np.ndarray, leaf: int) -> CellTree:
     """
     n = points.shape[1] - 1
     bits = 60 // n  # with the number of the face the code has 63 bits
-    codes = _morton(points, bits)
+    codes = np.concatenate([_morton(points[i : i + _AT_A_TIME], bits) for i in range(0, len(points), _AT_A_TIME)])
     order = codes.argsort(kind="stable")
     codes, points = codes[order], points[order]
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))
 
-    prefix = codes >> (n * bits)
-    starts = np.flatnonzero(np.r_[True, prefix[1:] != prefix[:-1]])
+    starts, counts = _runs(codes >> (n * bits))
     levels = [slice(0, len(starts))]
-    columns = {"start": [starts], "count": [np.diff(starts, append=len(codes))], "parent": [np.full(len(starts), -1)]}
+    columns = {"start": [starts], "count": [counts], "parent": [np.full(len(starts), -1)]}
     first, children = np.zeros(len(starts), dtype=np.int64), np.zeros(len(starts), dtype=np.int64)
     active = np.flatnonzero(columns["count"][0] > leaf)
     begin, size = columns["start"][0][active], columns["count"][0][active]
@@ -127,17 +131,22 @@ def build_tree(points: np.ndarray, leaf: int) -> CellTree:
         begin, size = start[active], count[active]
     levels = [s for s in levels if s.stop > s.start]
     start, count, parent = (np.concatenate(columns[k]) for k in ("start", "count", "parent"))
-    centre, depth = [], []
-    for s in levels:
-        middle = reduced(np.add, points, start[s], count[s])
+    centre, depth = np.empty((len(start), n + 1)), np.empty(len(start))
+    for cells in parts_of(levels, count):
+        middle = reduced(np.add, points, start[cells], count[cells])
         length = np.linalg.norm(middle, axis=1, keepdims=True)
         # The sum of antipodes may vanish: any unit vector is a centre.
-        middle = np.where(length > 1e-6, middle / np.maximum(length, 1e-6), points[start[s]])
-        centre.append(middle)
-        depth.append(reduced(np.maximum, versines(points, middle, start[s], count[s]), begins(count[s]), count[s]))
-    return CellTree(
-        place, points, start, count, first, children, parent, np.concatenate(centre), np.concatenate(depth), levels
-    )
+        centre[cells] = np.where(length > 1e-6, middle / np.maximum(length, 1e-6), points[start[cells]])
+        versine = versines(points, centre[cells], start[cells], count[cells])
+        depth[cells] = reduced(np.maximum, versine, begins(count[cells]), count[cells])
+    return CellTree(place, points, start, count, first, children, parent, centre, depth, levels)
+
+
+def parts_of(levels: list[slice], count: np.ndarray) -> Iterator[slice]:
+    """Cells of one level and in order, with few enough points together to stay in a cache, or one by one."""
+    for level in levels:
+        batch = count[level].cumsum() // _AT_A_TIME
+        yield from (slice(level.start + i, level.start + i + k) for i, k in zip(*_runs(batch), strict=True))
 
 
 def versines(points: np.ndarray, centres: np.ndarray, start: np.ndarray, count: np.ndarray) -> np.ndarray:
@@ -157,9 +166,15 @@ def _between(numbers: np.ndarray, level: slice) -> slice:
 
 
 def reduced(operation: Any, values: np.ndarray, start: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """A reduction over ranges of rows, none of them empty."""
-    padded = np.concatenate([values, np.zeros_like(values[:1])])
-    return operation.reduceat(padded, np.stack([start, start + count], 1).reshape(-1), axis=0)[::2]
+    """A reduction over ascending ranges of rows, none of them empty."""
+    ends = np.stack([start, start + count], 1).reshape(-1)
+    return operation.reduceat(values[: ends[-1]], ends[:-1], axis=0)[::2]
+
+
+def _runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where runs of equal values begin, and how long they are."""
+    start = np.flatnonzero(np.r_[True, values[1:] != values[:-1]])
+    return start, np.diff(start, append=len(values))
 
 
 def _morton(points: np.ndarray, bits: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from ..._safe import dot
 from ...manifolds import Manifold
 from .._patches import untracked
 from ._cell_jets import CellJets
-from ._cell_tree import begins, build_tree, expand_ranges, reduced, versines
+from ._cell_tree import begins, build_tree, expand_ranges, parts_of, reduced, versines
 from ._round import round_space
 from ._value import NoisedValue, from_sum, met, pick, plain
 from ._zonal_jet import ZonalJet
@@ -125,14 +125,13 @@ class CellSums:
     def _concentration(self) -> Tensor:
         """Logarithm of A of the cells, see :mod:`._cell_jets`."""
         tree, out = self.tree, np.zeros(len(self.tree.start))
-        for level in tree.levels:
-            start, count = tree.start[level], tree.count[level]
+        for cells in parts_of(tree.levels, tree.count):
+            start, count = tree.start[cells], tree.count[cells]
             inside, owner = expand_ranges(start, count)
-            v = versines(tree.points, tree.centre[level], start, count)
-            deepest = tree.depth[level]
+            v, deepest = versines(tree.points, tree.centre[cells], start, count), tree.depth[cells]
             share = v * (2 - v) / np.maximum(deepest * (2 - deepest), 1e-300).take(owner)
             part = self._weights.numpy().take(inside) * np.minimum(share, 1) ** ((self.jets.degree + 1) / 2)
-            out[level] = reduced(np.add, part[:, None], begins(count), count)[:, 0]
+            out[cells] = reduced(np.add, part, begins(count), count)
         return (torch.from_numpy(out).log() - self._log_weight).clamp(-700, 0)
 
     # ------------------------------------------------------------------ changes

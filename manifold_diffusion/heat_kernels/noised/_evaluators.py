@@ -29,7 +29,7 @@ _FULL, _GOLDEN = 0.1, 1.0
 """Microseconds a pair of a query and a point, in the full scan and in the golden subset."""
 _LEAST = 128
 """Points of the smallest subset that is tried."""
-_CELLS, _CALL, _TREE, _MOMENTS = 350.0, 5000.0, 3.0, 0.3
+_CELLS, _CALL, _TREE, _MOMENTS = 350.0, 5000.0, 1.5, 0.3
 """Microseconds a query in cells, about, a call of them, a point in building their tree, and in moments of the cells."""
 
 

@@ -35,7 +35,7 @@ _DEGREES = {2: 10, 3: 6}
 """Degree of the moments by dimension."""
 _LEAF, _FEW = 32, 12
 """Points of a cell that is not halved, and of one that is summed point by point."""
-_QUERIES, _PAIRS = 256, 1 << 14
+_QUERIES, _PAIRS = 1024, 1 << 14
 """Queries and pairs that are worked on at a time."""
 _VISIT, _CELL, _POINT = 0.25, 0.9, 0.1
 """Microseconds of a pair of a query and a cell that is looked at, of one that is summed, and of a point."""
@@ -281,7 +281,7 @@ class CellSums:
         i, c = (torch.cat(a) for a in zip(*summed, strict=True))
         keep = ~given_up[i % n]
         i, c = i[keep], c[keep]
-        order = i.argsort(stable=True)
+        order = c.argsort(stable=True)
         self._prepare(c)
         return _Choice((i[order], c[order]), (image, places), log_unit, log_error, log_slope, given_up)
 

@@ -15,7 +15,7 @@ from manifold_diffusion.heat_kernels import HeatKernelMixture, NoisedData
 from manifold_diffusion.manifolds import SO3, Euclidean, Hyperboloid, Manifold, Product, Sphere, Torus
 from manifold_diffusion.metrics import HeatGram, mmd_permutation_test
 from manifold_diffusion.models import AnalyticScore
-from manifold_diffusion.processes import BrownianMotion, Langevin, LogSchedule, ProductProcess
+from manifold_diffusion.processes import BrownianMotion, HeatPrior, Langevin, LogSchedule, ProductProcess
 from manifold_diffusion.solvers import MixtureReverse, PredictorCorrector, ReverseSDE, sample_psi, sample_twisted
 
 F64 = torch.float64
@@ -227,3 +227,45 @@ def test_cross_validation_on_uniform_points_stays_below_mixing() -> None:
     points = torch.linspace(-0.5, 0.5, 20, dtype=F64)[:, None]
     schedule = AnalyticDiffusion.cross_validated(M, points, M.project(points + torch.pi)).process.schedule
     assert schedule.tau_min == schedule.tau_max / 2
+
+
+def test_weights_reach_the_prior_of_an_open_space() -> None:
+    M = Hyperboloid(2)
+    origin = M.origin(dtype=F64)
+    step = 3 * M.tangent_basis(origin)[0]
+    ends = torch.stack([M.exp(origin, step), M.exp(origin, -step)])
+    model = AnalyticDiffusion(M, NoisedData(M, ends, torch.tensor([0.9, 0.1])))
+    x = model.sample(2000, method="ode", steps=50, generator=generator())
+    near = (M.dist(x, ends[0]) < M.dist(x, ends[1])).double()
+    assert abs(float(near.mean()) - 0.9) < 5 * (0.09 / 2000) ** 0.5
+    prior = model.process.prior
+    assert isinstance(prior, HeatPrior)
+    prior.load_state_dict({"centres": prior.centres})  # a state without weights
+
+
+def test_more_weighted_points_than_centres_are_drawn_by_weight() -> None:
+    M, w = Euclidean(1), torch.tensor([3.0, 1.0]).repeat(500)
+    prior = HeatPrior(M, 1.0, 200)
+    prior.fit(torch.tensor([[1.0], [-1.0]]).repeat(500, 1), generator(), w)
+    assert abs(float((prior.centres > 0).double().mean()) - 0.75) < 5 * (0.1875 / 200) ** 0.5
+    assert bool((prior.weights == 1).all())
+
+
+def test_options_of_the_data_are_those_of_the_model() -> None:
+    M = Sphere(2)
+    data = NoisedData(M, spread(M, 10), evaluator="full", rtol=1e-8)
+    model = AnalyticDiffusion(M, data)
+    assert (model.evaluator, model.rtol) == (model.network.law.evaluator, model.network.law.rtol) == ("full", 1e-8)
+    assert AnalyticDiffusion(M, data, evaluator="golden").evaluator == "golden"
+    with pytest.raises(DataError, match="NoisedData"):
+        AnalyticDiffusion.cross_validated(M, data)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_model_of_inference_mode_can_be_used_and_changed() -> None:
+    M = Sphere(2)
+    with torch.inference_mode():
+        model = AnalyticDiffusion(M, spread(M, 50))
+        model.add(spread(M, 2, 1))
+        model.to(torch.float32)
+        assert model.log_prob(spread(M, 3, 2, torch.float32)).isfinite().all()
+    assert model.data == 52 and not model.network.points.is_inference()

@@ -82,14 +82,15 @@ class HeatKernelMixture:
             raise CapabilityError(f"{manifold!r} is not compact: it has no uniform law. Use uniform_weight=0.")
         self.uniform_weight = float(uniform_weight)
         if weights is None:
-            self.weights = torch.full((len(centres),), 1 / len(centres), dtype=centres.dtype, device=centres.device)
+            self.weights = torch.full((len(centres),), 1 / len(centres), dtype=torch.float64, device=centres.device)
         else:
-            w = weights.to(centres)
+            w = weights.to(centres.device, torch.float64)
             if not are_weights(w, len(centres)):
                 raise ConfigError(
                     f"weights must be one finite number >= 0 per centre ({len(centres)}), not all zero; "
                     f"got shape {tuple(w.shape)}."
                 )
+            w = w / w.max()  # whose sum is finite
             self.weights = w / w.sum()
 
     def log_prob(self, x: Tensor, tau: Tensor | float = 0.0) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .._errors import CapabilityError, ConfigError, DataError
 from ..heat_kernels import Evaluator, NoisedData
+from ..heat_kernels._patches import untracked
 from ..manifolds import Manifold
 from ..metrics import KernelDensity
 from ..objectives import DenoisingScoreMatching
@@ -34,8 +35,9 @@ class AnalyticScore(nn.Module):
         process: ``BrownianMotion`` with a heat kernel, or ``Langevin`` on Euclidean space.
         data: points ``(n, *point_shape)``, or :class:`~manifold_diffusion.heat_kernels.NoisedData` for weighted ones,
             or the number of points that a saved state will bring.
-        evaluator: see :class:`~manifold_diffusion.heat_kernels.NoisedData`.
-        rtol: error that is asked for, see :meth:`~manifold_diffusion.heat_kernels.NoisedData.evaluate`.
+        evaluator: see :class:`~manifold_diffusion.heat_kernels.NoisedData`; default that of ``data``, else ``"auto"``.
+        rtol: error that is asked for, see :meth:`~manifold_diffusion.heat_kernels.NoisedData.evaluate`; default that of
+            ``data``, else 1e-3.
 
     Raises:
         CapabilityError: if the process has no closed form.
@@ -59,15 +61,18 @@ class AnalyticScore(nn.Module):
         self,
         process: NoiseProcess,
         data: Tensor | NoisedData | int,
-        evaluator: Evaluator = "auto",
-        rtol: float = 1e-3,
+        evaluator: Evaluator | None = None,
+        rtol: float | None = None,
     ) -> None:
         super().__init__()
         heat_time(process, torch.ones(1))
         M = process.manifold
         if isinstance(process, BrownianMotion) and process.n_steps is not None:
             raise CapabilityError(f"BrownianMotion on {M} is simulated, without a closed form. Leave out n_steps.")
-        self.process, self.evaluator, self.rtol = process, evaluator, rtol
+        told = (data.evaluator, data.rtol) if isinstance(data, NoisedData) else ("auto", 1e-3)
+        self.process = process
+        self.evaluator: Evaluator = told[0] if evaluator is None else evaluator
+        self.rtol = told[1] if rtol is None else rtol
         if isinstance(data, int):
             if data < 1:
                 raise DataError(f"data, as the number of points of a saved state, must be >= 1; got {data}.")
@@ -79,17 +84,19 @@ class AnalyticScore(nn.Module):
             if not isinstance(law.points, Tensor):
                 raise DataError("A model holds its points in memory. Pass torch.as_tensor(points).")
             points, weights = law.points, law.weights
-        self.register_buffer("points", points.clone())
-        self.register_buffer("weights", weights.clone())
+        with untracked():
+            self.register_buffer("points", points.clone())
+            self.register_buffer("weights", weights.clone())
         self._law: tuple[Any, NoisedData] | None = None
         if not isinstance(data, int):
             _ = self.law  # refuses bad arguments now
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         dtype = self.points.dtype
-        super()._apply(fn, recurse)
-        if self.points.dtype != dtype:
-            self.points = self.process.manifold.project(self.points)
+        with untracked():
+            super()._apply(fn, recurse)
+            if self.points.dtype != dtype:
+                self.points = self.process.manifold.project(self.points)
         return self
 
     @property
@@ -158,8 +165,8 @@ class AnalyticDiffusion(GenerativeModel):
             or the number of points that a saved state will bring.
         process: ``BrownianMotion`` or ``Langevin`` on Euclidean space; default Langevin there, Brownian motion
             elsewhere, with a prior about all points (at most 4096) where there is no uniform law.
-        evaluator: see :class:`~manifold_diffusion.heat_kernels.NoisedData`.
-        rtol: error of the score that is asked for.
+        evaluator: see :class:`~manifold_diffusion.heat_kernels.NoisedData`; default that of ``data``, else ``"auto"``.
+        rtol: error of the score that is asked for; default that of ``data``, else 1e-3.
         sampler: learned multistep scheme; made by :meth:`fit_sampler`.
 
     Raises:
@@ -189,8 +196,8 @@ class AnalyticDiffusion(GenerativeModel):
         manifold: Manifold,
         data: Tensor | NoisedData | int,
         process: NoiseProcess | None = None,
-        evaluator: Evaluator = "auto",
-        rtol: float = 1e-3,
+        evaluator: Evaluator | None = None,
+        rtol: float | None = None,
         sampler: LearnedMultistep | None = None,
     ) -> None:
         if not isinstance(manifold, Manifold):
@@ -204,10 +211,11 @@ class AnalyticDiffusion(GenerativeModel):
             raise ConfigError(f"AnalyticDiffusion needs a noise process such as BrownianMotion; got {process!r}.")
         network = AnalyticScore(process, data, evaluator, rtol)
         super().__init__(manifold, process, network, DenoisingScoreMatching(process), sampler)
-        self.evaluator, self.rtol = evaluator, rtol
+        self.evaluator, self.rtol = network.evaluator, network.rtol
         if not isinstance(data, int):
             generator = torch.Generator(device=network.points.device).manual_seed(0)
-            process.fit_prior(network.points, generator)
+            weights = None if bool((network.weights == network.weights[0]).all()) else network.weights
+            process.fit_prior(network.points, generator, weights)
 
     @classmethod
     def cross_validated(
@@ -245,6 +253,8 @@ class AnalyticDiffusion(GenerativeModel):
         """
         if not isinstance(manifold, Manifold):
             raise ConfigError(f"manifold must be a Manifold such as Sphere(2); got {manifold!r}.")
+        if not isinstance(data, Tensor):
+            raise DataError(f"cross_validated takes points, a tensor without weights; got {type(data).__name__}.")
         tau_min = KernelDensity.fit(manifold, data, val).bandwidth ** 2
         schedule = default_schedule(manifold, min(tau_min, default_schedule(manifold).tau_max / 2))
         return cls(manifold, data, BrownianMotion(manifold, schedule, n_centres=min(len(data), 4096)), **options)

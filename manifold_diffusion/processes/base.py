@@ -138,8 +138,8 @@ class Process(nn.Module, ABC):
         """
         return None
 
-    def fit_prior(self, x0: Tensor, generator: torch.Generator | None = None) -> None:
-        """Adapt a prior that depends on data; nothing to do for the others."""
+    def fit_prior(self, x0: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None) -> None:
+        """Adapt a prior that depends on data, which may have weights ``(n,)``; nothing to do for the others."""
 
     @abstractmethod
     def prior_mismatch(self, x0: Tensor, generator: torch.Generator | None = None, max_points: int = 1000) -> Mismatch:

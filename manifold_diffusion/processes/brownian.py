@@ -136,6 +136,6 @@ class BrownianMotion(NoiseProcess):
             return super()._mismatch_hint()
         return f"The prior is a mixture about {self.n_centres} of the data: raise n_centres of the process."
 
-    def fit_prior(self, x0: Tensor, generator: torch.Generator | None = None) -> None:
+    def fit_prior(self, x0: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None) -> None:
         if isinstance(self.prior, HeatPrior):
-            self.prior.fit(x0, generator)
+            self.prior.fit(x0, generator, weights)

@@ -141,10 +141,10 @@ class PathProcess(Process):
             return self.prior.sigma
         return None
 
-    def fit_prior(self, x0: Tensor, generator: torch.Generator | None = None) -> None:
+    def fit_prior(self, x0: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None) -> None:
         fit = getattr(self.prior, "fit", None)
         if callable(fit):
-            fit(x0, generator)
+            fit(x0, generator, weights)
 
     def prior_mismatch(self, x0: Tensor, generator: torch.Generator | None = None, max_points: int = 1000) -> Mismatch:
         """Zero: the paths end in draws of the prior."""

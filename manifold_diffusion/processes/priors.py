@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from functools import singledispatch
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .._errors import CapabilityError, ConfigError, DataError
 from ..heat_kernels import HeatKernelMixture, heat_kernel
+from ..heat_kernels.mixture import draw_index
 from ..manifolds import Compact, Manifold, WithBoundary
 from .base import Prior
 
@@ -156,6 +158,7 @@ class HeatPrior(nn.Module):
     """
 
     centres: Tensor
+    weights: Tensor
 
     def __init__(self, manifold: Manifold, tau: float, n_centres: int = 256) -> None:
         super().__init__()
@@ -174,12 +177,29 @@ class HeatPrior(nn.Module):
             ) from error
         self.manifold, self.tau, self.n_centres = manifold, float(tau), n_centres
         self.register_buffer("centres", manifold.origin().repeat(n_centres, *(1,) * len(manifold.point_shape)))
+        self.register_buffer("weights", torch.ones(n_centres, dtype=torch.float64))
 
-    def fit(self, x0: Tensor, generator: torch.Generator | None = None) -> None:
-        """Take the centres from data: a random subset, repeated if there are fewer than ``n_centres`` points."""
-        order = torch.randperm(len(x0), generator=generator, device=x0.device)
-        index = order.repeat(-(-self.n_centres // len(x0)))[: self.n_centres]
+    def fit(self, x0: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None) -> None:
+        """Take the centres from data: a random subset, repeated if there are fewer than ``n_centres`` points.
+
+        Args:
+            x0: points, ``(n, *point_shape)``.
+            generator: source of the choice.
+            weights: theirs, ``(n,)``: of a subset those that it is drawn with, of all points those of the centres.
+        """
+        n = len(x0)
+        if weights is not None and n > self.n_centres:
+            index, weights = draw_index(weights.to(x0.device).double(), self.n_centres, generator), None
+        else:
+            order = torch.randperm(n, generator=generator, device=x0.device)
+            index = order.repeat(-(-self.n_centres // n))[: self.n_centres]
         self.centres.copy_(x0[index])
+        if weights is None:
+            self.weights.fill_(1)
+        else:
+            repeats = torch.bincount(index, minlength=n)
+            share = weights.to(x0.device).double() / weights.max() / repeats
+            self.weights.copy_(share[index])
 
     def sample(
         self,
@@ -190,11 +210,15 @@ class HeatPrior(nn.Module):
         device: torch.device | str | None = None,
     ) -> Tensor:
         centres = self._centres(dtype or self.centres.dtype, device or self.centres.device)
-        index = torch.randint(self.n_centres, (n,), generator=generator, device=centres.device)
+        index = draw_index(self.weights.to(centres.device), n, generator)
         return heat_kernel(self.manifold).sample(centres[index], self.tau, generator=generator)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        return HeatKernelMixture(self.manifold, self._centres(x.dtype, x.device), self.tau).log_prob(x)
+        return HeatKernelMixture(self.manifold, self._centres(x.dtype, x.device), self.tau, self.weights).log_prob(x)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        state_dict.setdefault(f"{prefix}weights", torch.ones_like(self.weights))  # of older states
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _centres(self, dtype: torch.dtype, device: torch.device | str) -> Tensor:
         """Centres in another dtype, on the manifold to its precision."""

@@ -143,6 +143,6 @@ class ProductProcess(NoiseProcess):
         )
         return torch.stack([p.log_transition(y, y0, t) for p, y, y0 in parts]).sum(0) - log_weight
 
-    def fit_prior(self, x0: Tensor, generator: torch.Generator | None = None) -> None:
+    def fit_prior(self, x0: Tensor, generator: torch.Generator | None = None, weights: Tensor | None = None) -> None:
         for p, x in zip(self._parts, self.manifold.split(x0), strict=True):
-            p.fit_prior(x, generator)
+            p.fit_prior(x, generator, weights)

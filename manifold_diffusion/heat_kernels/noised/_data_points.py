@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..._errors import ConfigError, DataError
 from ...manifolds import Manifold
+from .._patches import untracked
 from ..mixture import are_weights
 
 __all__ = ["DataPoints", "checked_rtol", "checked_weights", "kept_rows", "merged"]
@@ -29,7 +30,6 @@ class DataPoints:
         weights: float64.
     """
 
-    points: Tensor | np.ndarray
     weights: Tensor
 
     def __init__(
@@ -46,7 +46,8 @@ class DataPoints:
                 f"points must have shape (n, {', '.join(map(str, manifold.point_shape))}) with n >= 1; got "
                 f"{tuple(points.shape)}."
             )
-        self.points = points.detach() if isinstance(points, Tensor) else points
+        with untracked():
+            self.points = _tracked(points) if isinstance(points, Tensor) else points
         for part in self._parts():
             manifold.check_point(self.read(part), "points")
         self.weights = checked_weights(weights, len(points))
@@ -54,7 +55,26 @@ class DataPoints:
             self.points, self.weights = merged(self.tensor("merged"), self.weights)
 
     def __len__(self) -> int:
-        return len(self.points)
+        return len(self._points)
+
+    @property
+    def points(self) -> Tensor | np.ndarray:
+        return self._points
+
+    @points.setter
+    def points(self, points: Tensor | np.ndarray) -> None:
+        self._points, self._version = points, points._version if isinstance(points, Tensor) else 0
+
+    def check_unchanged(self) -> None:
+        """Refuse points that were changed in place: what has been computed of them would be that of others.
+
+        Raises:
+            DataError: if they were.
+        """
+        if isinstance(self._points, Tensor) and self._points._version != self._version:
+            raise DataError(
+                "The points have been changed in place since they were given. Give a clone, or build NoisedData anew."
+            )
 
     @property
     def total(self) -> float:
@@ -74,7 +94,9 @@ class DataPoints:
             yield self.points, self.weights
             return
         for part in self._parts():
-            yield self.read(part), self.weights[part]
+            points = self.read(part)
+            self.manifold.check_point(points, "points, which have changed since they were given,")
+            yield points, self.weights[part]
 
     def read(self, part: slice | np.ndarray) -> Tensor:
         """Some of the points."""
@@ -101,15 +123,24 @@ def checked_weights(weights: Tensor | None, n: int) -> Tensor:
     Raises:
         DataError: if they are negative, not finite, all zero, or not ``n``.
     """
-    if n == 0 or weights is None:
+    if weights is None:
         return torch.ones(n, dtype=torch.float64)
+    if n == 0 and len(weights) == 0:
+        return torch.zeros(0, dtype=torch.float64)
     w = torch.as_tensor(weights).detach().cpu().double()
     if not are_weights(w, n):
         raise DataError(
             f"weights must be one finite number >= 0 per point ({n}), not all zero; got shape {tuple(w.shape)}. "
             "Drop the rows with bad weights first."
         )
-    return w
+    if not bool(w.sum().isfinite()):
+        raise DataError("The sum of the weights is beyond the range of float64. Divide them by the largest one first.")
+    return w.clone()
+
+
+def _tracked(points: Tensor) -> Tensor:
+    """Points that remember in-place changes, which those of inference mode do not."""
+    return points.clone() if points.is_inference() else points.detach()
 
 
 def checked_rtol(rtol: float) -> float:
@@ -129,9 +160,11 @@ def kept_rows(which: Tensor, n: int) -> Tensor:
     if which.dtype == torch.bool:
         bad = which.shape != (n,)
     else:
-        bad = bool(((which < -n) | (which >= n)).any())
+        bad = which.is_floating_point() and which.numel() > 0
+        which = which.long()  # of 8 bits it would be taken for a mask
+        bad = bad or bool(((which < -n) | (which >= n)).any())
     if bad:
-        raise DataError(f"which must be a mask of {n} entries, or indices below {n}; got {tuple(which.shape)}.")
+        raise DataError(f"which must be a mask of {n} entries, or indices below {n}; got {which.dtype}, {which.shape}.")
     kept = torch.ones(n, dtype=torch.bool)
     kept[which] = False
     return kept

@@ -132,8 +132,8 @@ class GoldenSubset:
         centres, device = points[rows.clamp_min(0)].double(), x.device
         centres, at = centres.to(device), x.double().unsqueeze(1)
         w, t = w.to(device), tau.to(device)
-        # A removed point keeps its place in the list, with a weight that vanishes.
-        terms = kernel.log_prob(at, centres, t.unsqueeze(1)) + w.clamp_min(1e-300).log()
+        # A removed point keeps its place in the list, without weight.
+        terms = kernel.log_prob(at, centres, t.unsqueeze(1)) + w.log().clamp_min(-1e300)
         log_p = torch.logsumexp(terms, 1)
         score = None
         if want_score:

@@ -31,7 +31,7 @@ _MODES = 1 << 16
 
 
 class HypersphereHarmonics(Harmonics):
-    """Eigenfunctions of ``Sphere(n)``, n >= 2; moments are one vector per level."""
+    """Eigenfunctions of ``Sphere(n)``; moments are one vector per level."""
 
     mode_cost = moment_cost = 0.1
 
@@ -47,7 +47,10 @@ class HypersphereHarmonics(Harmonics):
     def tail(self, tau: Tensor, degree: int) -> SeriesTail:
         n = self.manifold.n
         level = torch.arange(degree + 3 + n_terms(tau), dtype=torch.float64, device=tau.device)
-        sizes = (2 * level / (n - 1)).log1p() + (level + n - 1).lgamma() - math.lgamma(n - 1) - (level + 1).lgamma()
+        if n == 1:
+            sizes = math.log(2) * (level > 0)
+        else:
+            sizes = (2 * level / (n - 1)).log1p() + (level + n - 1).lgamma() - math.lgamma(n - 1) - (level + 1).lgamma()
         return level_tail(level <= degree, level * (level + n - 1), sizes, tau, self.manifold.log_volume)
 
     def direct_moments(self, x: Tensor, weights: Tensor, degree: int) -> list[Tensor]:

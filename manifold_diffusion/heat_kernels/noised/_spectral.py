@@ -49,14 +49,24 @@ class EmpiricalSpectrum:
         self.degree = -1
         self._moments: list[Tensor] = []
         self._amplitudes: Amplitudes | None = None
+        self._largest = 0.0  # sum of weights since the moments were computed
         self._volume = math.exp(manifold.log_volume)
         self._degrees: dict[tuple[int, float], int | None] = {}
         self._noises: dict[int, float] = {}
         self._leasts: dict[tuple[int, float], int] = {}
 
     def change(self, points: Tensor, weights: Tensor, sign: int) -> None:
-        """Add points to the sums, or take them out."""
-        if self.degree >= 0:
+        """Add points to the sums, or take them out; where hardly anything is left the sums are dropped.
+
+        Their rounding stays that of the largest weight that they ever had.
+        """
+        if self.degree < 0:
+            return
+        total = self.data.total
+        self._largest = max(self._largest, total if sign > 0 else total + float(weights.sum()))
+        if self._largest > 4 * total:
+            self.degree, self._moments, self._amplitudes, self._leasts = -1, [], None, {}
+        else:
             self._accumulate([(points, sign * weights)])
 
     def cost(self, tau: Tensor, rtol: float, paid: Tensor) -> Tensor:
@@ -187,7 +197,7 @@ class EmpiricalSpectrum:
 
     def _grow(self, degree: int) -> None:
         if degree > self.degree:
-            self.degree, self._moments = self._grown(degree), []
+            self.degree, self._moments, self._largest = self._grown(degree), [], self.data.total
             self._accumulate(self.data.blocks())
 
     def _accumulate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..._errors import ConfigError, DataError, NumericsError
 from ...manifolds import Manifold
+from .._patches import untracked
 from ..base import brownian_time, heat_kernel
 from ._data_points import DataPoints, checked_rtol, checked_weights, kept_rows
 from ._evaluators import Evaluators
@@ -179,14 +180,18 @@ class NoisedData:
     def add(self, points: Tensor, weights: Tensor | None = None) -> None:
         """Append points, with weight 1 or positive weights in the units of the others; nothing is rebuilt."""
         data = self._data
+        data.check_unchanged()
         held = data.tensor("appended to")
-        if points.dim() != held.dim():
-            raise DataError(f"points must have shape (n, {', '.join(map(str, self.manifold.point_shape))}).")
+        if not isinstance(points, Tensor) or points.dim() != held.dim():
+            shape = ", ".join(map(str, self.manifold.point_shape))
+            raise DataError(f"points must be a tensor of shape (n, {shape}); got {points!r:.200}.")
         self.manifold.check_point(points, "points")
         w = checked_weights(weights, len(points))
-        points = points.detach().to(held)
-        data.points, data.weights = torch.cat([held, points]), torch.cat([data.weights, w])
-        self._evaluators.added(points, w)
+        with untracked():
+            new = points.to(held)
+            new = new if points.dtype == held.dtype else self.manifold.project(new)
+            data.points, data.weights = torch.cat([held, new]), torch.cat([data.weights, w])
+            self._evaluators.added(new, w)
 
     def remove(self, which: Tensor) -> None:
         """Forget points, given by index or mask: the law is that of data that never held them, to rounding.
@@ -195,12 +200,14 @@ class NoisedData:
             DataError: if no point of positive weight would be left, or an index is out of range.
         """
         data = self._data
+        data.check_unchanged()
         held, weights = data.tensor("removed from"), data.weights
         kept = kept_rows(which, len(self))
         if not bool((weights[kept] > 0).any()):
             raise DataError("remove would leave no point of positive weight. Keep at least one.")
-        data.points, data.weights = held[kept], weights[kept]
-        self._evaluators.removed(held[~kept], weights[~kept], kept)
+        with untracked():
+            data.points, data.weights = held[kept], weights[kept]
+            self._evaluators.removed(held[~kept], weights[~kept], kept)
 
     # ------------------------------------------------------------------ helpers
 
@@ -216,9 +223,16 @@ class NoisedData:
         """Evaluate in the shape of the queries; refuse what misses the goal, if ``strict``; allow for rounding."""
         chosen = self.evaluator if evaluator is None else self._known(evaluator)
         goal = self.rtol if rtol is None else checked_rtol(rtol)
+        self._data.check_unchanged()
+        self.manifold.check_point(plain(x), "x")
         batch = self.manifold.batch_shape(x)
         flat = x.reshape(-1, *self.manifold.point_shape)
-        times = plain(brownian_time(tau, x.double())).cpu().expand(batch).reshape(-1)
+        times = plain(brownian_time(tau, x.double())).cpu()
+        if times.dim() > len(batch) or any(
+            a not in (1, b) for a, b in zip(times.shape[::-1], batch[::-1], strict=False)
+        ):
+            raise ConfigError(f"tau must be a float or have the batch shape {tuple(batch)}; got {tuple(times.shape)}.")
+        times = times.expand(batch).reshape(-1)
         value = self._evaluators.evaluate(flat, times, chosen, goal, want_score)
         if strict or chosen == "auto":
             self._require(flat, value, times, goal, chosen)

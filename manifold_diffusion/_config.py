@@ -10,6 +10,7 @@ import difflib
 import importlib
 import inspect
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -117,7 +118,8 @@ def from_config(config: Any, trusted: Sequence[str] = (), given: Mapping[str, An
     except ManifoldDiffusionError:
         raise
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{cls.__name__} can't be built from {arguments}: {error}.") from error
+        shown = textwrap.shorten(str({k: v for k, v in arguments.items() if k in stated}), 300, placeholder=" ...")
+        raise ConfigError(f"{cls.__name__} can't be built from {shown}: {error}.") from error
 
 
 def differences(one: Any, two: Any, name: str = "") -> list[tuple[str, Any, Any]]:

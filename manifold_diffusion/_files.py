@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["replacing", "write_bytes"]
+__all__ = ["replacing", "try_writing", "write_bytes"]
 
 
 @contextmanager
@@ -21,8 +21,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         OSError: the draft can't be written or moved; a file that was there is unchanged.
     """
-    path = Path(path)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+    draft = _draft(path)
     try:
         yield draft
         os.replace(draft, path)
@@ -30,6 +29,22 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         with suppress(OSError):
             draft.unlink()
         raise
+
+
+def try_writing(path: str | os.PathLike[str]) -> None:
+    """Make a draft beside ``path`` and remove it.
+
+    Raises:
+        OSError: a file can't be written there.
+    """
+    draft = _draft(path)
+    draft.touch()
+    draft.unlink()
+
+
+def _draft(path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
 
 
 def write_bytes(path: str | os.PathLike[str], content: Any) -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from manifold_diffusion import AnalyticDiffusion, RiemannianDiffusion, RiemannianFlow
-from manifold_diffusion._errors import CapabilityError, ConfigError, DataError, ManifoldError
+from manifold_diffusion import AnalyticDiffusion, LearnedKernelDensity, RiemannianDiffusion, RiemannianFlow
+from manifold_diffusion._errors import CapabilityError, ConfigError, DataError, ManifoldError, NumericsError
 from manifold_diffusion.heat_kernels import HeatKernelMixture
 from manifold_diffusion.manifolds import Euclidean, Product, Sphere, Torus
 from manifold_diffusion.metrics import intrinsic_dimension
@@ -119,8 +119,26 @@ def test_few_points_leave_out_the_regions(points):
     assert found.regions is None and "too few" in found.skipped["regions"]
 
 
+def test_equal_training_points_leave_out_the_regions(points):
+    few = {**SHORT, "n_samples": 20, "n_points": 3, "path_steps": 4}
+    found = probe(AnalyticDiffusion(S2, points[0]), points[0][:1].expand(9, 3), points[1], **few)
+    assert found.regions is None and "equal" in found.skipped["regions"]
+
+
+def test_paths_that_diverge_are_left_out(points, monkeypatch):
+    def diverge(*args):
+        raise NumericsError("not finite")
+
+    model, few = AnalyticDiffusion(S2, points[0]), {**SHORT, "n_samples": 20, "n_points": 3, "path_steps": 4}
+    monkeypatch.setattr(model, "velocity", diverge)
+    found = probe(model, *points, **few)
+    assert found.paths is None and "raise path_steps. not finite" in found.skipped["paths"]
+
+
 def test_bad_input_is_refused_before_work(points):
     model = AnalyticDiffusion(S2, points[0])
+    with pytest.raises(CapabilityError, match="a LearnedKernelDensity has none"):
+        probe(LearnedKernelDensity(S2, points[0]), *points)
     for options, word in (
         ({"n_samples": 1}, "n_samples"),
         ({"n_levels": 1}, "n_levels"),

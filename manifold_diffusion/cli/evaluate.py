@@ -12,10 +12,21 @@ import torch
 from torch import Tensor
 
 from .._errors import ConfigError, DataError
+from .._typing import Batch
 from .._version import __version__
-from ..manifolds import Compact, cast_points
+from ..manifolds import Compact, Manifold, cast_points
 from .arguments import new_model_parser, parse_for_model
-from .files import Data, add_data_options, check_target, draw, load_data, log_density, open_density, write_text
+from .files import (
+    Data,
+    add_data_options,
+    check_least,
+    check_target,
+    draw,
+    load_data,
+    log_density,
+    open_density,
+    write_text,
+)
 from .info import table
 
 if TYPE_CHECKING:
@@ -53,6 +64,7 @@ def run(argv: Sequence[str]) -> int:
     given = parse_for_model(parser, argv)
     if given is None:
         return 0
+    check_least("n", given["n"], 0)
     check_target(given["out"], (".json",))
     model = open_density(given["model"], given["trusted"], given["device"])
     options = data_options(given["data"], model)
@@ -60,6 +72,8 @@ def run(argv: Sequence[str]) -> int:
     if not len(data.test.x):
         raise DataError(f"{data.name}: the split has no test points: its fractions are {options.get('fractions')}.")
 
+    # Before the likelihoods: options of the solver that can't be are refused here.
+    samples = _samples(model, data.test, given)
     results: dict[str, Any] = {
         "model": given["model"],
         "manifold": repr(model.manifold),
@@ -69,8 +83,8 @@ def run(argv: Sequence[str]) -> int:
     }
     print(f"{data.name}: {data.counts}\n")
     results["test nll"] = _likelihoods(model, data, given["baselines"])
-    if given["n"]:
-        results["two-sample tests"] = _two_sample_tests(model, data, given)
+    if len(samples):
+        results["two-sample tests"] = _two_sample_tests(model.manifold, samples, data, given)
     results |= {
         "seed": given["seed"],
         "command": shlex.join(["manifold-diffusion", "evaluate", *argv]),
@@ -128,18 +142,22 @@ def _likelihoods(model: GenerativeModel | LearnedDensity, data: Data, baselines:
     return out
 
 
-def _two_sample_tests(model: GenerativeModel | LearnedDensity, data: Data, given: Mapping[str, Any]) -> dict[str, Any]:
+def _samples(model: GenerativeModel | LearnedDensity, test: Batch, given: Mapping[str, Any]) -> Tensor:
+    """Samples for the two-sample tests, with the conditions of test points if there are some."""
+    n = min(given["n"], _MAX_SAMPLE)
+    cond = None if test.cond is None else test.cond[:n].to(model.like)
+    noise = torch.Generator(given["device"]).manual_seed(given["seed"])
+    samples = draw(model, n if cond is None else len(cond), noise, cond, steps=given["steps"], method=given["method"])
+    return samples.cpu().to(test.x)
+
+
+def _two_sample_tests(manifold: Manifold, samples: Tensor, data: Data, given: Mapping[str, Any]) -> dict[str, Any]:
     """Print and return the tests of samples against test points."""
     from ..metrics import HeatGram, c2st, mmd2_unbiased, mmd_permutation_test, real_vs_real_floor
 
     generator = torch.Generator().manual_seed(given["seed"])
-    test = data.test.x[:_MAX_SAMPLE]
-    like = model.like
-    cond = None if data.test.cond is None else data.test.cond[: min(len(test), given["n"])].to(like)
-    n = min(given["n"], _MAX_SAMPLE) if cond is None else len(cond)
-    noise = torch.Generator(given["device"]).manual_seed(given["seed"])
-    samples = draw(model, n, noise, cond, steps=given["steps"], method=given["method"]).cpu().to(test)
-    gram = HeatGram(model.manifold)
+    test, n = data.test.x[:_MAX_SAMPLE], len(samples)
+    gram = HeatGram(manifold)
     permuted = mmd_permutation_test(samples, test, gram, given["permutations"], generator)
     by = f" ({given['method']})" if given["method"] else ""
     print(f"\n{n:,} samples{by} against {len(test):,} test points, heat kernel")
@@ -162,7 +180,7 @@ def _two_sample_tests(model: GenerativeModel | LearnedDensity, data: Data, given
         print(f"floor {floor}, {size:,} against {m:,} points")
         out["real vs real"] = {"mean": floor.mean, "std": floor.std, "sizes": [size, m]}
     if given["c2st"]:
-        classified = c2st(samples, test, model.manifold, generator=generator)
+        classified = c2st(samples, test, manifold, generator=generator)
         print(classified)
         out["c2st"] = {
             "accuracy": classified.accuracy,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._errors import CheckpointError, ConfigError, DataError
-from .._files import write_bytes
+from .._files import try_writing, write_bytes
 from .._typing import Batch
 from ..data import PointSet, load_airports, load_csv, load_npz, points_to_latlon, split
 from ..manifolds import Euclidean, Manifold, Sphere
@@ -26,6 +26,8 @@ __all__ = [
     "DATA_DEFAULTS",
     "Data",
     "add_data_options",
+    "check_folder",
+    "check_least",
     "check_target",
     "draw",
     "load_data",
@@ -345,12 +347,48 @@ def write_whole(path: str | Path, content: bytes) -> None:
 
 
 def check_target(path: str | None, suffixes: Sequence[str]) -> str | None:
-    """Suffix of an output file, after a check, made before the work, that it is known and that its folder exists."""
+    """Suffix of an output file, after a check, made before the work, that it is known and that it can be written."""
     if path is None:
         return None
     suffix = Path(path).suffix.lower()
     if suffixes and suffix not in suffixes:
         raise ConfigError(f"--out {path}: the suffix must be one of {', '.join(suffixes)}.")
-    if not Path(path).absolute().parent.is_dir():
-        raise ConfigError(f"--out {path}: there is no folder {Path(path).absolute().parent}.")
+    if Path(path).is_dir():
+        raise ConfigError(f"--out {path} is a folder; name a file.")
+    _check_parent(path)
+    try:
+        try_writing(path)
+    except OSError as error:
+        raise ConfigError(f"--out {path} can't be written: {error.strerror or error}.") from error
     return suffix
+
+
+def check_folder(path: str) -> Path:
+    """Folder of output files, after a check, made before the work, that it can be made and written to."""
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--out {path} is a file; name a folder.")
+    _check_parent(path)
+    made = not folder.exists()
+    try:
+        folder.mkdir(exist_ok=True)
+        try:
+            try_writing(folder / "report.json")
+        finally:
+            if made:
+                folder.rmdir()
+    except OSError as error:
+        raise ConfigError(f"--out {path} can't be written: {error.strerror or error}.") from error
+    return folder
+
+
+def _check_parent(path: str) -> None:
+    parent = Path(path).absolute().parent
+    if not parent.is_dir():
+        raise ConfigError(f"--out {path}: there is no folder {parent}.")
+
+
+def check_least(option: str, value: int, least: int) -> None:
+    """Refuse a number of points that is too small."""
+    if value < least:
+        raise ConfigError(f"--{option} is {value}; expected at least {least}.")

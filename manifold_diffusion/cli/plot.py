@@ -9,7 +9,7 @@ import torch
 from ..manifolds import cast_points
 from .arguments import new_model_parser, parse_for_model
 from .evaluate import data_options
-from .files import add_data_options, check_target, draw, load_data, open_density
+from .files import add_data_options, check_least, check_target, draw, load_data, open_density
 
 __all__ = ["run"]
 
@@ -32,6 +32,7 @@ def run(argv: Sequence[str]) -> int:
     given = parse_for_model(parser, argv)
     if given is None:
         return 0
+    check_least("n", given["n"], 1)
     check_target(given["out"], _SUFFIXES)
     model = open_density(given["model"], given["trusted"], given["device"])
     data = load_data(data_options(given["data"], model), model.manifold, getattr(model.network, "cond_dim", 0))

@@ -18,7 +18,7 @@ from .._version import __version__
 from ..manifolds import Manifold
 from .arguments import new_model_parser, parse_for_model
 from .evaluate import data_options
-from .files import add_data_options, check_target, load_data, open_model, parse_condition, read_points, write_text
+from .files import add_data_options, check_folder, load_data, open_model, parse_condition, read_points, write_text
 from .probe_report import Facts, numbers, report_text
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _STAGES = 8
+
+_PICTURES = {name: f"{name}.png" for name in ("noise", "distances", "coverage", "regions")}
 
 
 def run(argv: Sequence[str]) -> int:
@@ -61,10 +63,7 @@ def run(argv: Sequence[str]) -> int:
     given = parse_for_model(parser, argv)
     if given is None:
         return 0
-    folder = Path(given["out"])
-    check_target(given["out"], ())
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"--out {folder} is a file; name a folder.")
+    folder = check_folder(given["out"])
     model = open_model(given["model"], given["trusted"], given["device"])
     cond = parse_condition(given["cond"], model)
     name, train, test = _points(given, model, cond)
@@ -101,6 +100,8 @@ def run(argv: Sequence[str]) -> int:
     place = Path(given["model"]).absolute()
     called = place.parent.name if place.name == "model" else place.name
     pictures = _draw(found, folder, f"{called}, {model.manifold}", model.manifold)
+    for name in set(_PICTURES.values()) - set(pictures.values()):  # of an earlier report
+        (folder / name).unlink(missing_ok=True)
     text = report_text(facts, found, pictures)
     write_text(folder / "report.md", text)
     versions = {"manifold_diffusion": __version__, "torch": torch.__version__}
@@ -128,7 +129,7 @@ def _points(given: Mapping[str, Any], model: GenerativeModel, cond: Tensor | Non
             raise ConfigError("--train and --test go together: give both files, or neither for the model's own split.")
         if given["data"].get("path") is not None:
             raise ConfigError("Give either --train and --test, or --data, whose split says which points are which.")
-        if Path(paths[0]).absolute() == Path(paths[1]).absolute():
+        if Path(paths[0]).resolve() == Path(paths[1]).resolve():
             raise ConfigError(
                 "--train and --test are the same file: test points must be points the model has not seen."
             )
@@ -157,7 +158,7 @@ def _draw(found: ModelProbe, folder: Path, title: str, manifold: Manifold) -> di
         size = found.train_size
         panels.append(NoisePanel("effective sample size", curves, {"all": size}, log=True, limits=(0.8, 1.6 * size)))
     if panels:
-        files["noise"] = "noise.png"
+        files["noise"] = _PICTURES["noise"]
         plot_noise_panels(panels, title=title, path=folder / files["noise"])
     distances = {
         "held-out": found.memorisation.held_out_distances,
@@ -165,12 +166,12 @@ def _draw(found: ModelProbe, folder: Path, title: str, manifold: Manifold) -> di
         "copies": found.copies.sample_distances,
     }
     if any(bool((d > 0).any()) for d in distances.values()):
-        files["distances"] = "distances.png"
+        files["distances"] = _PICTURES["distances"]
         plot_training_distances(distances, title=title, path=folder / files["distances"])
-    files["coverage"] = "coverage.png"
+    files["coverage"] = _PICTURES["coverage"]
     plot_coverage(found.density.levels, len(found.samples), title=title, path=folder / files["coverage"])
     if found.regions is not None:
-        files["regions"], regions = "regions.png", found.regions
+        files["regions"], regions = _PICTURES["regions"], found.regions
         plot_regions(
             manifold,
             regions.centres,

@@ -21,6 +21,12 @@ _ALARM = 0.01
 _CLEAR = 3.0
 """So many standard deviations, likewise."""
 
+_STRAIGHT = 0.01
+"""Paths whose energy exceeds that of geodesics by a smaller share are called geodesics."""
+
+_RESOLVED = 0.1
+"""Half of the times must give the excess energy with a smaller relative error than this."""
+
 _NAMES = {
     "held_out_dimension": "intrinsic dimension at held-out points",
     "train_dimension": "intrinsic dimension at training points",
@@ -98,7 +104,8 @@ def _rows(facts: Facts, found: ModelProbe) -> list[Row]:
     rows = [Row("test NLL [nats]", str(nll(found.held_out_log_prob)), "Compare with `manifold-diffusion evaluate`.")]
     memory, copies = found.memorisation, found.copies
     rows.append(Row("copies: AUC of samples", f"{memory.auc} (z = {memory.z:.1f})", _copies(found)))
-    power = "would be seen" if copies.z > 5 else "would hardly be seen: give more points"
+    fix = "take these held-out points out" if _repeated(found) else "give more points"
+    power = "would be seen" if copies.z > 5 else f"would hardly be seen: {fix}"
     rows.append(Row("AUC of real copies", f"{copies.auc} (z = {copies.z:.1f})", f"Copies {power}."))
     if found.regions is not None:
         rows.append(Row("mass per region", str(found.regions), _balance(found)))
@@ -120,18 +127,23 @@ def _rows(facts: Facts, found: ModelProbe) -> list[Row]:
     return rows
 
 
+def _repeated(found: ModelProbe) -> int:
+    """Number of held-out points that are training points."""
+    return int((found.memorisation.held_out_distances == 0).sum())
+
+
 def _copies(found: ModelProbe) -> str:
-    memory = found.memorisation
-    same = int((memory.held_out_distances == 0).sum())
-    note = f" {same:,} held-out points are training points: take them out first." if same else ""
+    memory, same = found.memorisation, _repeated(found)
     if memory.z > _CLEAR:
+        return "Samples are nearer to training points than held-out points are: copies, or a model too concentrated."
+    if same:
         return (
-            "Samples are nearer to training points than held-out points are: copies, or a model too concentrated."
-            + note
+            f"{same:,} of {len(memory.held_out_distances):,} held-out points stand in the training set, so that copies "
+            "can't be told: take them out first."
         )
     if memory.z < -_CLEAR:
-        return "Samples are farther from training points than held-out points are: too wide, no sign of copies." + note
-    return "Samples are as far from training points as held-out points are: no sign of copies." + note
+        return "Samples are farther from training points than held-out points are: too wide, no sign of copies."
+    return "Samples are as far from training points as held-out points are: no sign of copies."
 
 
 def _balance(found: ModelProbe) -> str:
@@ -232,11 +244,16 @@ def _noise(found: ModelProbe) -> list[Row]:
 def _straight(found: ModelProbe) -> str:
     paths = found.paths
     assert paths is not None
-    excess = paths.excess
-    if excess.value <= 3 * max(excess.standard_error, paths.quadrature_error):
+    excess, energy = paths.excess, float(paths.energy.mean())
+    if energy == 0:
+        return "Nothing moves: the velocity is zero along all paths, and samples are draws of the prior."
+    change = 15 * paths.quadrature_error
+    if not change <= max(_RESOLVED * excess.value, _STRAIGHT * energy) or paths.detour < 1 - _STRAIGHT:
+        return f"With every other time left out the energy changes by {change:.2g}: raise --path_steps."
+    if excess.value + 3 * excess.standard_error <= _STRAIGHT * energy:
         return "The paths are geodesics at constant speed: one step samples them."
-    if paths.quadrature_error > 0.1 * excess.value:
-        return f"The integrals have an error of {paths.quadrature_error:.1e}: raise --path_steps."
+    if not excess.value > 3 * excess.standard_error:
+        return f"The excess is known to ± {excess.standard_error:.2g} only: raise --points."
     share = paths.bending.value / excess.value
     advice = "another clock would remove most of it" if share < 0.5 else "the paths bend, and few steps miss the turns"
     return f"{share:.0%} of the excess is the shape of the paths, the rest their speed: {advice}."

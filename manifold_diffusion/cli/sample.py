@@ -9,7 +9,17 @@ import torch
 
 from .._errors import ConfigError
 from .arguments import new_model_parser, parse_for_model
-from .files import check_target, draw, log_density, open_density, parse_condition, points_text, write_arrays, write_text
+from .files import (
+    check_least,
+    check_target,
+    draw,
+    log_density,
+    open_density,
+    parse_condition,
+    points_text,
+    write_arrays,
+    write_text,
+)
 
 __all__ = ["run"]
 
@@ -40,6 +50,7 @@ def run(argv: Sequence[str]) -> int:
     given = parse_for_model(parser, argv)
     if given is None:
         return 0
+    check_least("n", given["n"], 0)
     suffix = check_target(given["out"], (".npz", ".csv"))
     if given["trajectory"] and suffix != ".npz":
         raise ConfigError("--trajectory needs --out with the suffix .npz: a table holds one state per point.")

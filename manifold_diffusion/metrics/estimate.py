@@ -14,20 +14,22 @@ __all__ = ["Estimate", "nll"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and its standard error; a format specification applies to both.
+    """A value and its standard error; a format specification applies to both, by default that of three decimals.
 
     Example:
         >>> print(Estimate(0.27214, 0.03056))
         0.272 ± 0.031
         >>> f"{Estimate(0.27214, 0.03056):.1f}"
         '0.3 ± 0.0'
+        >>> print(Estimate(2.5e9, 3e8))
+        2.50e+09 ± 3.00e+08
     """
 
     value: float
     standard_error: float
 
     def __format__(self, spec: str) -> str:
-        spec = spec or ".3f"
+        spec = spec or (".3f" if abs(self.value) < 1e5 else ".2e")
         return f"{self.value:{spec}} ± {self.standard_error:{spec}}"
 
     def __str__(self) -> str:

@@ -51,10 +51,12 @@ class Straightness:
     def detour(self) -> float:
         """Mean length over mean distance, at least 1; 1 for paths that stand still, infinite for loops."""
         length, distance = float(self.length.mean()), float(self.distance.mean())
-        return length / distance if distance > 0 else 1.0 if length == 0 else math.inf
+        if length == 0:  # the distance is rounding
+            return 1.0
+        return length / distance if distance > 0 else math.inf
 
     def __str__(self) -> str:
-        return f"excess {self.excess} = bending {self.bending} + pacing {self.pacing}; detour {self.detour:.3f}"
+        return f"excess {self.excess} = bending {self.bending} + pacing {self.pacing}; detour {self.detour:#.4g}"
 
 
 def straightness(manifold: Manifold, trajectory: Tensor, velocity: Tensor, times: Tensor) -> Straightness:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._errors import CapabilityError, ConfigError, DataError
+from .._errors import CapabilityError, ConfigError, DataError, ManifoldError, NumericsError
 from ..metrics import (
     DensityCalibration,
     Memorisation,
@@ -122,10 +122,11 @@ def probe(
         sampling: options of ``model.sample``, such as ``method`` and ``steps``.
 
     Raises:
+        CapabilityError: a density without a process, such as a learned kernel density.
         ConfigError: an option out of range, or no condition for a conditional model.
         DataError: fewer than two held-out or training points.
         ManifoldError: points off the manifold.
-        NumericsError: the model is not finite somewhere.
+        NumericsError: the model is not finite somewhere; of the paths alone, this is a reason in ``skipped``.
 
     Example:
         >>> import torch
@@ -138,6 +139,11 @@ def probe(
         >>> found.memorisation.z > 5  # a kernel density of least bandwidth returns its points
         True
     """
+    if not isinstance(model, GenerativeModel):
+        raise CapabilityError(
+            f"A probe looks at the process of a model, and a {type(model).__name__} has none. It can be sampled, "
+            "evaluated and plotted."
+        )
     for name, value, least in (
         ("n_samples", n_samples, 2),
         ("n_points", n_points, 1),
@@ -152,10 +158,10 @@ def probe(
     report = report if report is not None else lambda name: None
     skipped: dict[str, str] = {}
 
-    def attempt(attribute: str, function: Callable[[], Any], refusal: type[Exception] = CapabilityError) -> Any:
+    def attempt(attribute: str, function: Callable[[], Any], refusals: Any = CapabilityError) -> Any:
         try:
             return function()
-        except refusal as error:
+        except refusals as error:
             skipped[attribute] = str(error)
             return None
 
@@ -179,7 +185,7 @@ def probe(
     noise = attempt("noise", parts.mixing)
     mismatch = attempt("mismatch", lambda: model.process.prior_mismatch(parts.train, parts.generator))
     report("paths")
-    paths = attempt("paths", lambda: parts.paths(path_steps))
+    paths = attempt("paths", lambda: parts.paths(path_steps), (CapabilityError, NumericsError))
     return ModelProbe(
         held_out_dimension, train_dimension, effective_size, noise, mismatch, found, copies, paths, regions, density,
         samples, held_out_log_prob, len(train), skipped,
@@ -243,6 +249,8 @@ class _Parts:
 
     def regions(self, samples: Tensor, n: int) -> RegionCalibration:
         centres = farthest_points(self.manifold, self.train, min(n, len(self.train)))
+        if len(centres) < 2:
+            raise DataError("All training points are equal: there are no two regions around them.")
         return region_calibration(self.manifold, samples, self.held_out, centres)
 
     def dimension(self, x: Tensor, times: Tensor) -> NoiseProfile:
@@ -285,13 +293,16 @@ class _Parts:
 
     def paths(self, steps: int) -> Straightness:
         options = {"method": "ode", "steps": steps, "cond": self.cond, "generator": self.generator}
-        states = self.model.sample(self.n_points, return_trajectory=True, **options)
         times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-        with torch.no_grad():
-            velocities = [
-                self.model.velocity(x, float(t), self._cond(len(x))) for x, t in zip(states, times, strict=True)
-            ]
-        return straightness(self.manifold, states, torch.stack(velocities), times)
+        try:
+            states = self.model.sample(self.n_points, return_trajectory=True, **options)
+            with torch.no_grad():
+                velocities = [
+                    self.model.velocity(x, float(t), self._cond(len(x))) for x, t in zip(states, times, strict=True)
+                ]
+            return straightness(self.manifold, states, torch.stack(velocities), times)
+        except (ManifoldError, NumericsError) as error:
+            raise NumericsError(f"The paths diverge in {steps} steps: raise path_steps. {error}") from error
 
     def _noise_process(self) -> NoiseProcess:
         process = self.model.process

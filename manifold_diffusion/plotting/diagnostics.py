@@ -167,7 +167,7 @@ def plot_regions(
         sample_shares: the model's mass per region, ``(k,)``.
         held_out_shares: share of the held-out points, ``(k,)``.
         z: difference in standard deviations, model minus held-out, ``(k,)``.
-        n_held_out: number of held-out points, for their error bars (one standard deviation).
+        n_held_out: number of held-out points, for their error bars (Wilson's interval at one standard deviation).
         points: points drawn on the map in the colour of their region, ``(n, *point_shape)``.
         title: heading of the figure.
         path: file to write.
@@ -193,13 +193,12 @@ def plot_regions(
         _region_map(axes[0], view, manifold, centres, deviations, points)
     ax, at = axes[-1], np.arange(1, k + 1)
     ax.bar(at, 100 * own, width=0.7, color=COLOURS["samples"], alpha=0.35, lw=0, label="model")
-    sigma = np.sqrt(data * (1 - data) / n_held_out)
-    error = 100 * np.stack([np.minimum(sigma, data), sigma])
+    low, high = _wilson(data, n_held_out)
     style: dict[str, Any] = {"fmt": "o", "ms": 3.5, "lw": 1.2, "color": COLOURS["data"], "capsize": 2}
-    ax.errorbar(at, 100 * data, error, label="held-out ± 1 s.d.", **style)
+    ax.errorbar(at, 100 * data, 100 * np.stack([data - low, high - data]), label="held-out, 68 % interval", **style)
     # The root of a count has the same error everywhere: rare regions can be judged beside common ones.
     ax.set_yscale("function", functions=(lambda p: np.sqrt(np.maximum(p, 0)), np.square))
-    top = 100 * max(own.max(), (data + sigma).max())
+    top = 100 * max(own.max(), high.max())
     ax.set_ylim(0, 1.1 * top)
     ax.set_yticks([t for t in (0, 1, 3, 10, 20, 30, 50, 70, 100) if t <= 1.1 * top])
     ax.yaxis.set_major_formatter("{x:g}")
@@ -211,6 +210,13 @@ def plot_regions(
     return finish(figure, title, path)
 
 
+def _wilson(share: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of Wilson's interval of a share, at one standard deviation: a count of 0 has one, too."""
+    half = np.sqrt(share * (1 - share) / n + 0.25 / n**2)
+    low, high = (((share + 0.5 / n) + sign * half) / (1 + 1 / n) for sign in (-1, 1))
+    return np.minimum(low, share).clip(0), np.maximum(high, share)
+
+
 def _region_map(ax: Axes, view: Map, manifold: Manifold, centres: Tensor, z: np.ndarray, points: Tensor | None) -> None:
     """Points in the colour of their region, under its number."""
     from matplotlib.patheffects import withStroke
@@ -218,6 +224,7 @@ def _region_map(ax: Axes, view: Map, manifold: Manifold, centres: Tensor, z: np.
     shown = centres if points is None else torch.cat([thin(points.detach().to(centres), 4000), centres])
     scene = Scene(None, shown, None, None, 180, 4096, shown)
     view.frame(ax, scene)
+    ax.set_title(", ".join(filter(None, [view.name, view.caption])), fontsize=FONT["tick"])
     distances = torch.stack([manifold.dist(shown, c.expand_as(shown)) for c in centres])
     region, xy = distances.argmin(0).cpu().numpy(), view.plane(shown)
     limit = max(3.0, float(np.abs(z).max()))

@@ -101,6 +101,7 @@ class Mollweide(Map):
     name: str = ""
     aspect = 2.05
     margin = (0.06, 0.06, 0.06)
+    caption = "Mollweide projection"
 
     def plane(self, x: Tensor) -> np.ndarray:
         return _mollweide(_numpy(x))
@@ -151,6 +152,7 @@ class RotationMap(Map):
     name: str = ""
     aspect = 2.05
     margin = (0.06, 0.06, 0.06)
+    caption = "direction of the rotated z axis, Mollweide projection"
     hue_label = "turn about the axis [deg]"
 
     def plane(self, x: Tensor) -> np.ndarray:
@@ -237,6 +239,10 @@ class PoincareDisk(Map):
     ball: bool = False
     name: str = ""
     margin = (0.1, 0.06, 0.1)
+
+    @property
+    def caption(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return "Poincaré disk" if self.n == 2 else "Poincaré ball, $x_1$ and $x_2$"
 
     def plane(self, x: Tensor) -> np.ndarray:
         x_ = _numpy(x)

@@ -187,7 +187,7 @@ class _FactorMap(Map):
     name: str = ""
 
     def __post_init__(self) -> None:
-        for attribute in ("aspect", "projection", "margin", "hue_label", "contours"):
+        for attribute in ("aspect", "projection", "margin", "caption", "hue_label", "contours"):
             object.__setattr__(self, attribute, getattr(self.view, attribute))
 
     def plane(self, x: Tensor) -> np.ndarray:

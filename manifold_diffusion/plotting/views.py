@@ -56,10 +56,12 @@ class Map(View, ABC):
     """Points in the plane, one axes per source; a density is an image of the whole manifold, or coloured points.
 
     Attributes:
+        caption: which projection of the manifold it is, where neither axes nor outline say so.
         hue_label: what :meth:`hue` is, with its unit.
         contours: whether lines of equal density are drawn into the image.
     """
 
+    caption: str = ""
     hue_label: str = ""
     contours: bool = False
 

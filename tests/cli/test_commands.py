@@ -47,10 +47,25 @@ def test_sample_refuses_bad_usage(run_folder: Path, tmp_path: Path, fails: Any) 
     assert "no folder" in fails("sample", run, "--out", str(tmp_path / "a" / "s.csv"))
     assert ".npz" in fails("sample", run, "--trajectory", "--out", "s.csv")
     assert "'ode' or 'sde'" in fails("sample", run, "--method", "pde")
-    assert "n=-1" in fails("sample", run, "--n", "-1")
+    assert "--n is -1" in fails("sample", run, "--n", "-1")
+    (tmp_path / "s.csv").mkdir()
+    assert "is a folder" in fails("sample", run, "--out", str(tmp_path / "s.csv"))
     assert "--device" in fails("sample", run, "--device", "abacus")
     assert "Unexpected argument" in fails("sample", run, "another")
     assert "Unknown option --methode" in fails("sample", run, "--methode", "sde")
+
+
+def test_targets_that_can_not_be_written_are_refused_before_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Any
+) -> None:
+    def refuse(*args: Any, **options: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    for command, name in (("sample", "s.csv"), ("evaluate", "e.json"), ("plot", "f.png"), ("probe", "report")):
+        line = fails(command, "no-model", "--out", str(tmp_path / name))
+        assert f"{name} can't be written: Permission denied." in line
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_evaluate(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,6 +130,9 @@ def test_learned_kernels_are_drawn_evaluated_and_plotted(
     assert figure.stat().st_size > 10_000
     assert "without a solver: leave out --steps" in fails("sample", model, "--steps", "3")
     assert "has no process" in fails("probe", model)
+    assert main(["evaluate", model, *data, "--steps", "5"]) == 2
+    captured = capsys.readouterr()
+    assert "leave out --steps" in captured.err and captured.out == ""
 
 
 def test_evaluate_on_other_data(run_folder: Path, places: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,6 +172,7 @@ def test_plot(run_folder: Path, tmp_path: Path, fails: Any) -> None:
     assert main(["plot", str(run_folder), "--n", "20", "--resolution", "12", "--out", str(out)]) == 0
     assert out.read_bytes().startswith(b"\x89PNG")
     assert "suffix" in fails("plot", str(run_folder), "--out", "f.txt")
+    assert "at least 1" in fails("plot", str(run_folder), "--n", "0")
 
 
 def test_info(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

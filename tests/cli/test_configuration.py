@@ -42,6 +42,8 @@ def test_wrong_values_fail(places: Path, tmp_path: Path, fails: Any) -> None:
     assert "lr" in fails("fit", *out, "--trainer.lr", "-1")
     assert "accelerator" in fails("fit", *out, "--trainer.accelerator", "abacus")
     assert "group of options" in fails("fit", *out, "--trainer", "3")
+    line = fails("fit", *out[:4], "--model.density", "LearnedKernelDensity", "--model.density.width", "abc")
+    assert "'abc'" in line and len(line) < 200  # without the data
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ import torch
 from manifold_diffusion import AnalyticDiffusion, RiemannianFlow
 from manifold_diffusion.cli import main
 from manifold_diffusion.cli.files import points_text
+from manifold_diffusion.cli.probe_report import _straight
 from manifold_diffusion.manifolds import Sphere, Torus
+from manifold_diffusion.metrics import Straightness
 from manifold_diffusion.networks import TangentMLP
 from manifold_diffusion.processes import BrownianMotion, GeodesicFlow, LogSchedule
 
@@ -61,6 +64,36 @@ def test_probe_finds_a_model_that_memorises(memorising: list[str], tmp_path: Pat
     assert numbers["memorisation"]["z"] > 8 and numbers["density levels"]["p_value"] < 1e-6
 
 
+def test_probe_can_not_judge_copies_by_held_out_points_of_the_training_set(
+    memorising: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "test.csv").write_text((tmp_path / "train.csv").read_text())
+    assert main([*memorising, "--out", str(tmp_path / "report")]) == 0
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "60 of 60 held-out points stand in the training set" in text and "no sign of copies" not in text
+    assert "hardly be seen: take these" in text
+
+
+@pytest.mark.parametrize(
+    ("energy", "length", "distance", "error", "reading"),
+    [
+        ([1.0, 4.0, 1.0], [1.0, 2.0, 1.0], [1.0, 2.0, 1.0], 1e-9, "one step samples them"),
+        ([0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 2e-8, 0.0], 0.0, "Nothing moves"),
+        ([1e26, 2e26, 1e24], [1e13, 1e13, 1e12], [5.0, 9.0, 7.0], 7e24, "raise --path_steps"),
+        ([1.0, 1.0, 1.0], [0.8, 0.8, 0.8], [1.0, 1.0, 1.0], 1e-9, "raise --path_steps"),  # shorter than geodesics
+        ([1.1, 2.5, 4.0], [1.0, 1.1, 1.2], [1.0, 1.0, 1.0], 1e-3, "raise --points"),
+        ([2.0, 2.1, 1.9], [1.1, 1.1, 1.1], [1.0, 1.0, 1.0], 1e-3, "21% of the excess"),
+    ],
+)
+def test_the_reading_of_paths_follows_from_their_sizes(
+    energy: list[float], length: list[float], distance: list[float], error: float, reading: str
+) -> None:
+    paths = Straightness(torch.tensor(energy), torch.tensor(length), torch.tensor(distance), error)
+    found: Any = SimpleNamespace(paths=paths)
+    assert reading in _straight(found) and len(str(paths)) < 120
+    assert paths.detour > 0.9 or "raise --path_steps" in reading
+
+
 @pytest.mark.slow
 def test_probe_repeats_with_its_seed(memorising: list[str], tmp_path: Path) -> None:
     found = []
@@ -89,8 +122,13 @@ def test_probe_says_what_a_flow_does_not_offer(tmp_path: Path) -> None:
         "--data.coordinates",
         "radians",
     ]
-    assert main(["probe", str(tmp_path / "model"), *files, *FEW, "--out", str(tmp_path / "report")]) == 0
-    text = (tmp_path / "report" / "report.md").read_text()
+    report = tmp_path / "report"
+    report.mkdir()
+    for name in ("noise.png", "other.png"):  # of an earlier report of another kind of model; of somebody else
+        (report / name).write_text("")
+    assert main(["probe", str(tmp_path / "model"), *files, *FEW, "--out", str(report)]) == 0
+    text = (report / "report.md").read_text()
+    assert not (report / "noise.png").exists() and (report / "other.png").exists()
     assert "## Not available" in text and "velocity, not a score" in text and "noise.png" not in text
 
 
@@ -102,6 +140,9 @@ def test_probe_refuses_bad_usage_before_work(run_folder: Path, places: Path, tmp
     assert "go together" in fails("probe", run, "--train", table)
     assert "same file" in fails("probe", run, "--train", table, "--test", table)
     other = tmp_path / "other.csv"
+    other.symlink_to(places)
+    assert "same file" in fails("probe", run, "--train", table, "--test", str(other))
+    other.unlink()
     other.write_text(places.read_text())
     files = ("--train", table, "--test", str(other))
     assert "Give either" in fails("probe", run, *files, "--data", table)

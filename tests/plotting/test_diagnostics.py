@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from manifold_diffusion._errors import DataError
-from manifold_diffusion.manifolds import SPD, Sphere, Torus
+from manifold_diffusion.manifolds import SO3, SPD, Product, Sphere, Torus
 from manifold_diffusion.plotting import (
     NoisePanel,
     plot_coverage,
@@ -58,6 +58,21 @@ def test_regions_are_numbered_by_their_share(manifold, tmp_path: Path) -> None:
     assert np.allclose([bar.get_height() for bar in bars], [60, 30, 10]) and path.stat().st_size > 1000
     with pytest.raises(DataError, match="centres"):
         plot_regions(manifold, x[:3], own[:2], data, z, 100)
+
+
+@pytest.mark.parametrize(
+    ("manifold", "caption"),
+    [(SO3(), "direction of the rotated z axis"), (Product(Sphere(2), Torus(1)), "Sphere(2), Mollweide")],
+    ids=repr,
+)
+def test_the_map_of_regions_says_which_projection_it_is(manifold, caption: str) -> None:
+    x = manifold.random_uniform(2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    shares = torch.tensor([1.0, 0.0])
+    figure = plot_regions(manifold, x, shares, shares, torch.zeros(2), 20)
+    assert caption in figure.axes[0].get_title()
+    (bars,) = figure.axes[1].containers[1].lines[2]
+    ends = np.array([segment[:, 1] for segment in bars.get_segments()])
+    assert np.allclose(ends, [[100 * 20 / 21, 100], [0, 100 / 21]])  # Wilson's intervals of 20 and of 0 in 20
 
 
 def test_distances_of_zero_are_counted_in_the_legend() -> None:

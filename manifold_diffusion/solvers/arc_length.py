@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,9 @@ from .._errors import ConfigError, NumericsError
 from ..manifolds import Manifold
 
 __all__ = ["arc_length", "curve_point", "equal_arc_length", "respace", "spacing_deviation"]
+
+_ROUNDING = 16.0
+"""Rounding errors of the largest coordinate by which a distance of neighbours may be off: two points, and their log."""
 
 
 def arc_length(manifold: Manifold, nodes: Tensor) -> Tensor:
@@ -117,7 +122,8 @@ def equal_arc_length(
         nodes: ``(m, *point_shape)``, in the order of the curve, at least two.
         n_nodes: number of new nodes; default m.
         order: of the curve, see :func:`curve_point`; 1 for piecewise geodesics.
-        tolerance: largest relative deviation of a distance from their mean.
+        tolerance: largest relative deviation of a distance from their mean; at least what rounding of the coordinates
+            makes of it, :math:`16\,\epsilon\,\max|x| / \Delta` with the spacing :math:`\Delta`.
         rounds: of 4 passes with piecewise geodesics, where the curve alone does not reach it.
 
     Returns:
@@ -146,6 +152,8 @@ def equal_arc_length(
         raise ConfigError(f"order must be 1 (piecewise geodesics), 2 or 3 (cubic); got {order}.")
     if not 0 < tolerance < 1:
         raise ConfigError(f"tolerance is a relative deviation in (0, 1), such as 1e-4; got {tolerance}.")
+    rounding = _rounding(nodes, float(arc_length(manifold, nodes)[-1]) / (n - 1))
+    tolerance = max(tolerance, rounding)
     for passes in (2, 4, 8):
         points = respace(manifold, nodes, n, order, passes)
         deviation = float(spacing_deviation(manifold, points))
@@ -171,12 +179,25 @@ def check_nodes(manifold: Manifold, nodes: Tensor, n_nodes: int, name: str) -> N
         raise ConfigError(
             f"{name} has batch shape {shape}; expected (m,) with m >= 2, the points of one curve in their order."
         )
+    if not isinstance(n_nodes, Integral):
+        raise ConfigError(f"The number of nodes must be a whole number; got {n_nodes!r}. For example n_nodes=50.")
     if n_nodes < 3:
         raise ConfigError(
             f"A string needs at least 3 nodes, the two ends and one between; got {n_nodes}. For example n_nodes=50."
         )
     if not float(arc_length(manifold, nodes)[-1]) > 0:
         raise ConfigError(f"All points of {name} coincide: there is no curve between them. Give two different ends.")
+
+
+def _rounding(nodes: Tensor, spacing: float) -> float:
+    """Relative error of a distance of neighbours that rounding of the coordinates makes."""
+    rounding = _ROUNDING * torch.finfo(nodes.dtype).eps * float(nodes.abs().amax()) / spacing
+    if rounding > 1:
+        raise NumericsError(
+            f"The nodes are {spacing:.1e} apart, no more than the rounding of their coordinates in {nodes.dtype}: the "
+            "string has no shape. Take fewer nodes, or float64."
+        )
+    return rounding
 
 
 def _interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from .._errors import CapabilityError, ConfigError, NumericsError
 from ..manifolds import Manifold
 from ..processes import ODETerm, SDETerm
 from ._string_watch import StringWatch
-from ._walkers import follow, walk_in_cells
+from ._walkers import alike, follow, walk_in_cells
 from .arc_length import check_nodes, equal_arc_length
 from .base import Solver, expand_time
 from .controllers import ConstantSteps
@@ -177,7 +177,7 @@ class DiffusionString:
             self._check_field("score", self._score, 1.0, nodes)
         term = flow if still or walkers else ODETerm(lambda t, x: flow.velocity(t, x) - self._push(g, t, x))
         walk = SDETerm(lambda t, x: self._push(g, t, x), lambda t, x: math.sqrt(2 * temperature) * _at(g, t, x))
-        crowd = self._crowd(nodes, walkers)
+        nodes, crowd = self._crowd(nodes, walkers)
         watch = StringWatch(self.manifold)
         for k in reversed(range(steps)):
             t, t_next = (k + 1) / steps, k / steps
@@ -226,7 +226,8 @@ class DiffusionString:
             max_iterations: iterations, at most.
             tolerance: stop when no node moves farther in an iteration, in units of the spacing; default 1e-7 in
                 float64, 1e-4 in float32.
-            free_ends: whether the ends move as well, into minima; else they stay.
+            free_ends: whether the ends move as well, into minima; else they stay. At a temperature their cells have no
+                end, and the means of these lie in the tails of the law.
             temperature: T >= 0; 0 for the minimum-energy path.
             n_walkers: walkers per node.
             rate: part of the way to the mean of the walkers that a node goes in an iteration.
@@ -245,13 +246,15 @@ class DiffusionString:
                 f"relax needs step > 0 and max_iterations >= 1; got step={step}, max_iterations={max_iterations}. "
                 "Start with a step of one over the largest curvature of the energy."
             )
+        if not 0 <= t <= 1:
+            raise ConfigError(f"t is a time in [0, 1], 0 for the data and 1 for the noise; got {t}.")
         walkers = self._walkers(temperature, n_walkers, rate)
         check_nodes(self.manifold, start, n_nodes, "start")
         nodes = equal_arc_length(self.manifold, start, n_nodes, order=1)
         self._check_field("score", self._score, t, nodes)
         term = ODETerm(lambda _, x: self._score(expand_time(self.manifold, t, x), x))
         walk = SDETerm(term.velocity, lambda _, x: x.new_tensor(math.sqrt(2 * temperature)))
-        crowd = self._crowd(nodes, walkers)
+        nodes, crowd = self._crowd(nodes, walkers)
         watch = StringWatch(self.manifold, tolerance, _default_tolerance(nodes), settles=not walkers)
         for k in range(1, max_iterations + 1):
             if crowd is None:
@@ -279,11 +282,12 @@ class DiffusionString:
         amplitude = _at(g, t, x)
         return amplitude * amplitude * self._score(t, x)
 
-    def _crowd(self, nodes: Tensor, walkers: int) -> Tensor | None:
-        """So many walkers at each node, ``(n, w, *point_shape)``; None for none."""
+    def _crowd(self, nodes: Tensor, walkers: int) -> tuple[Tensor, Tensor | None]:
+        """The nodes, and so many walkers at each, ``(n, w, *point_shape)``; None for none."""
         if not walkers:
-            return None
-        return nodes.unsqueeze(1).expand(len(nodes), walkers, *self.manifold.point_shape)
+            return nodes, None
+        nodes = alike(self.manifold, nodes)
+        return nodes, nodes.unsqueeze(1).expand(len(nodes), walkers, *self.manifold.point_shape)
 
     def _points(self, x_a: Tensor, x_b: Tensor, via: Tensor | None, n_nodes: int) -> Tensor:
         """The ends and what is between them, checked, ``(2 + k, *point_shape)``."""

@@ -105,9 +105,9 @@ def find_saddle(
 ) -> Saddle:
     r"""The highest point of :math:`-\log p` on the curve through the nodes.
 
-    The energy is evaluated at eighths of the spacing about the highest node, a parabola through the highest three
-    places the maximum, and its energy is evaluated there. An error :math:`\epsilon` of the place costs
-    :math:`O(\epsilon^2)` in the energy.
+    The energy is evaluated at eighths of the spacing about the highest node, also where that is an end, a parabola
+    through the highest three places the maximum, and its energy is evaluated there. An error :math:`\epsilon` of the
+    place costs :math:`O(\epsilon^2)` in the energy.
 
     Args:
         manifold: where the nodes live.
@@ -117,15 +117,16 @@ def find_saddle(
         order: of the curve, see :func:`curve_point`.
 
     Raises:
-        NumericsError: if an energy is NaN.
+        NumericsError: if an energy is NaN or infinite; the message says where.
     """
     energy = _energy(log_prob, nodes) if energy is None else energy
     index = int(energy.argmax())
     position = torch.tensor([float(index)], dtype=torch.float64, device=nodes.device)
-    if 0 < index < len(nodes) - 1:
-        grid = index + torch.arange(-_ZOOM, _ZOOM + 1, dtype=torch.float64, device=nodes.device) / _ZOOM
-        values = _energy(log_prob, curve_point(manifold, nodes, grid, order)).double()
-        best = int(values[1:-1].argmax()) + 1
+    grid = index + torch.arange(-_ZOOM, _ZOOM + 1, dtype=torch.float64, device=nodes.device) / _ZOOM
+    grid = grid[(grid >= 0) & (grid <= len(nodes) - 1)]
+    values = _energy(log_prob, curve_point(manifold, nodes, grid, order)).double()
+    best = int(values.argmax())
+    if 0 < best < len(grid) - 1:
         left, middle, right = values[best - 1 : best + 2].tolist()
         bend = left - 2 * middle + right
         shift = max(-1.0, min(1.0, 0.5 * (left - right) / bend)) if bend < 0 else 0.0
@@ -143,11 +144,11 @@ def _energy(log_prob: LogProb, x: Tensor) -> Tensor:
             f"log_prob must give one number per point, ({len(x)},); got {tuple(value.shape)}. Reduce over the axes of "
             "the point."
         )
-    bad = value.isnan()
+    bad = ~value.isfinite()
     if bool(bad.any()):
         row = int(bad.int().argmax())
         raise NumericsError(
-            f"The energy is NaN at {int(bad.sum())} of {len(x)} points of the string, first at row {row}, "
-            f"x = {x[row].tolist()}. Evaluate log_prob there, or use float64."
+            f"The energy is {float(value[row])} at {int(bad.sum())} of {len(x)} points of the string, first at row "
+            f"{row}, x = {x[row].tolist()}. Give a string where log_prob is finite, or use float64."
         )
     return value

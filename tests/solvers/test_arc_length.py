@@ -66,6 +66,20 @@ def test_a_curve_passes_through_its_nodes_and_a_geodesic_is_reproduced() -> None
     assert torch.allclose(line, exact, atol=1e-12)
 
 
+def test_rounding_of_the_coordinates_is_no_fold() -> None:
+    """float32, 50 nodes whose spacing is known to 1e-3 and less."""
+    sphere, plane = Sphere(2), Euclidean(3)
+    x = sphere.project(torch.tensor([0.4, 0.5, 0.8]))
+    y, v = torch.tensor([100.3, 99.1, 101.7]), torch.tensor([0.0, 0.01, 0.0])
+    near = torch.stack([x, sphere.exp(x, sphere.to_tangent(x, v))])
+    for M, ends in ((sphere, near), (plane, torch.stack([y, y + 50 * v + 0.3]))):
+        even = equal_arc_length(M, ends, 50)
+        gaps = arc_length(M, even).diff()
+        assert 1e-4 < float((gaps / gaps.mean() - 1).abs().max()) < 1e-2
+    with pytest.raises(NumericsError, match="no more than the rounding of their coordinates"):
+        equal_arc_length(plane, torch.stack([y, y + 0.1 * v]), 50)
+
+
 def test_bad_strings_are_refused() -> None:
     M, x = Sphere(2), torch.eye(3, dtype=torch.float64)
     with pytest.raises(ManifoldError, match="Project first"):

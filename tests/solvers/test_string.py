@@ -11,7 +11,7 @@ from torch import Tensor
 from manifold_diffusion._errors import CapabilityError, ConfigError, ManifoldError, NumericsError
 from manifold_diffusion.heat_kernels import HeatKernelMixture
 from manifold_diffusion.manifolds import SE3N, SO3, SPD, Euclidean, Manifold, Power, Product, Sphere, Torus
-from manifold_diffusion.solvers import ConstantSteps, DiffusionString, GeodesicRK4, integrate
+from manifold_diffusion.solvers import ConstantSteps, DiffusionString, GeodesicRK4, find_saddle, integrate
 
 from .flows import GROWTH, brownian_time, conformal, seeded
 from .valleys import TH0, B, bent_start, colatitude, latitude_energy, latitude_force, latitude_string
@@ -204,9 +204,19 @@ def test_nan_is_raised_with_its_place() -> None:
 
     with pytest.raises(NumericsError, match=r"Node \d+ of 10 became NaN or infinite at iteration \d"):
         DiffusionString(Sphere(2), score=broken).relax(_beyond(), step=0.01, n_nodes=10)
-    string = DiffusionString(Sphere(2), score=latitude_force, log_prob=lambda x: x[:, 0] * torch.nan)
-    with pytest.raises(NumericsError, match="energy is NaN"):
-        string.relax(bent_start(), step=0.01, n_nodes=10)
+    for value in (math.nan, math.inf):
+        string = DiffusionString(Sphere(2), score=latitude_force, log_prob=lambda x, v=value: x[:, 2] - v)
+        with pytest.raises(NumericsError, match=r"energy is (nan|inf) at 10 of 10 points .*first at row 0"):
+            string.relax(bent_start(), step=0.01, n_nodes=10)
+
+
+@pytest.mark.parametrize("top", [0.05, 0.95])
+def test_a_top_next_to_an_end_is_found(top: float) -> None:
+    nodes = torch.linspace(0, 1, 5, dtype=torch.float64).unsqueeze(-1)
+    saddle = find_saddle(Euclidean(1), nodes, lambda x: -10 * (-(((x[:, 0] - top) / 0.06) ** 2)).exp())
+    assert abs(saddle.energy - 10) < 0.01 and abs(float(saddle.x) - top) < 1e-3
+    slope = find_saddle(Euclidean(1), nodes, lambda x: x[:, 0])
+    assert slope.position == 0 and slope.barriers == (0.0, 1.0)
 
 
 def _beyond() -> Tensor:
@@ -225,6 +235,11 @@ def test_bad_input_is_refused() -> None:
     for step in (0.0, -1.0, math.nan):
         with pytest.raises(ConfigError, match="step > 0"):
             string.relax(x, step=step)
+    with pytest.raises(ConfigError, match=r"whole number; got 24\.0"):
+        string.relax(x, step=0.01, n_nodes=24.0)  # pyright: ignore[reportArgumentType]
+    for t in (5.0, -0.1, math.nan):
+        with pytest.raises(ConfigError, match=r"time in \[0, 1\]"):
+            string.relax(x, step=0.01, t=t)
     with pytest.raises(ConfigError, match="temperature must be"):
         string.relax(x, step=0.01, temperature=-1.0)
     with pytest.raises(ConfigError, match=r"rate in \(0, 1\]"):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from manifold_diffusion._errors import CapabilityError, ConfigError, DataError, ManifoldError
+from manifold_diffusion._errors import CapabilityError, CheckpointError, ConfigError, DataError, ManifoldError
 from manifold_diffusion.manifolds import Sphere, Torus
 from manifold_diffusion.metrics import KernelMixture, c2st
 from manifold_diffusion.models import AutoregressiveKernelDensity
@@ -165,6 +165,26 @@ def test_repeated_points_have_a_bounded_density() -> None:
     assert model.log_prob(_curve(20, 0)).max() < -3 * math.log(1e-4)
 
 
+def test_where_all_points_are_repeated_new_ones_keep_a_density() -> None:
+    M, g = Torus(2), torch.Generator().manual_seed(0)
+    train, new = M.random_uniform(80, generator=g), M.random_uniform(40, generator=g)
+    model = AutoregressiveKernelDensity(M, train.repeat(2, 1))
+    before = model.log_prob(new).mean()
+    assert before > -2 * M.log_volume
+    model.fit(new, max_steps=60, val_every=30, progress=False)
+    assert model.log_prob(new).mean() >= before - 1e-5
+    model.fit(max_steps=60, lr=0.1, progress=False)  # nothing says that new points are no copies
+    assert model.log_prob(new).min() > 2 * math.log(1e-6) - M.log_volume - 1e-3
+
+
+def test_a_run_resumes_on_its_own_points_only(tmp_path) -> None:
+    x = _curve(60, 0)
+    AutoregressiveKernelDensity(Torus(3), x).fit(max_steps=2, out_dir=tmp_path, progress=False)
+    other = AutoregressiveKernelDensity(Torus(3), torch.cat([_curve(1, 3), x[1:]]))
+    with pytest.raises(CheckpointError, match="points: the checkpoint has '60 points, SHA-256 "):
+        other.fit(max_steps=4, out_dir=tmp_path, resume=True, progress=False)
+
+
 def test_bad_input() -> None:
     M, x = Torus(3), _curve(40, 0)
     with pytest.raises(CapabilityError, match="Torus"):
@@ -184,5 +204,7 @@ def test_bad_input() -> None:
         model.remove(torch.arange(30))
     with pytest.raises(ManifoldError):
         model.log_prob(torch.full((1, 3), math.nan))
+    with pytest.raises(ConfigError, match="n = -1"):
+        model.sample(-1)
     with pytest.raises(DataError, match="row 0"):
         model.network.train()(_curve(1, 3))

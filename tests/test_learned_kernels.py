@@ -5,13 +5,14 @@ import math
 import pytest
 import torch
 
-from manifold_diffusion._errors import ConfigError, DataError, ManifoldError
+from manifold_diffusion._errors import CheckpointError, ConfigError, DataError, ManifoldError
 from manifold_diffusion._typing import Batch
 from manifold_diffusion.manifolds import Euclidean, Sphere, Torus
 from manifold_diffusion.metrics import AdaptiveKernelDensity
 from manifold_diffusion.models import LearnedKernelDensity
 from manifold_diffusion.networks import KernelField
 from manifold_diffusion.objectives import LogLikelihood
+from manifold_diffusion.training.module import CHECKPOINT_KEY
 
 
 def _curve(n: int, seed: int) -> torch.Tensor:
@@ -144,6 +145,41 @@ def test_repeated_points_have_a_bounded_density() -> None:
     assert model.fit(max_steps=3, progress=False).steps == 3
 
 
+def test_where_all_points_are_repeated_gradients_are_finite() -> None:
+    M = Sphere(2)
+    x = M.random_uniform(100, generator=torch.Generator().manual_seed(0)).repeat(2, 1)
+    field = _bent(KernelField(M, x)).train()
+    field(x[[*range(5), *range(100, 105)]]).sum().backward()  # both copies are left out, which none of the centres saw
+    assert all(torch.isfinite(p.grad).all() for p in field.parameters() if p.grad is not None)
+
+
+def test_weights_before_training_are_kept_where_none_predict_held_out_points_better() -> None:
+    M, g = Sphere(2), torch.Generator().manual_seed(0)
+    train, val = M.random_uniform(200, generator=g).split(100)
+    model = LearnedKernelDensity(M, train.repeat(4, 1), narrow=(1e-4,))
+    before = model.log_prob(val)
+    result = model.fit(val, max_steps=30, lr=0.1, progress=False)
+    assert result.best_step == 0 and result.best_value == pytest.approx(-before.mean().item(), abs=1e-6)
+    assert torch.equal(model.log_prob(val), before)
+
+
+def test_a_run_resumes_on_its_own_points_only(tmp_path) -> None:
+    M, points, val = Sphere(2), _curve(60, 0), _curve(20, 1)
+    changed = torch.cat([_curve(1, 3), points[1:]])
+    options = {"out_dir": tmp_path, "progress": False}
+    LearnedKernelDensity(M, points).fit(val, max_steps=2, **options)
+    with pytest.raises(CheckpointError, match=r"points: the checkpoint has '60 points, SHA-256 "):
+        LearnedKernelDensity(M, changed).fit(val, max_steps=4, resume=True, **options)
+    with pytest.raises(CheckpointError, match=r"val: the checkpoint has '20 points"):
+        LearnedKernelDensity(M, points).fit(val[:19], max_steps=4, resume=True, **options)
+    assert LearnedKernelDensity(M, points).fit(val, max_steps=4, resume=True, **options).steps == 4
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    del state[CHECKPOINT_KEY]["fingerprint"]["points"]  # as written before points were compared
+    torch.save(state, tmp_path / "old.ckpt")
+    with pytest.raises(CheckpointError, match="points: the checkpoint has None"):
+        LearnedKernelDensity(M, points).fit(val, max_steps=6, progress=False, resume=tmp_path / "old.ckpt")
+
+
 def test_bad_input() -> None:
     x = _curve(40, 0)
     with pytest.raises(DataError, match="at least 8"):
@@ -161,3 +197,22 @@ def test_bad_input() -> None:
         model.remove(torch.arange(30))
     with pytest.raises(ManifoldError):
         model.log_prob(torch.full((1, 3), math.nan))
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 4, 3)])
+def test_points_to_add_are_a_list(shape) -> None:
+    model = LearnedKernelDensity(Sphere(2), _curve(40, 0))
+    with pytest.raises(DataError, match=r"shape \(n, \*\(3,\)\)"):
+        model.add(_curve(8, 1)[: math.prod(shape) // 3].reshape(shape))
+
+
+@pytest.mark.parametrize(
+    "which", [torch.tensor([40]), torch.tensor([0.0]), torch.ones(39, dtype=torch.bool)], ids=["index", "float", "mask"]
+)
+def test_what_is_removed_is_there(which) -> None:
+    model = LearnedKernelDensity(Sphere(2), _curve(40, 0))
+    with pytest.raises(DataError, match="which must be"):
+        model.remove(which)
+    model.remove(torch.tensor([]))
+    model.remove(torch.tensor([0, 1, 1], dtype=torch.uint8))
+    assert model.data == 38

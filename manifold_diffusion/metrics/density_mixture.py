@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._errors import ConfigError
 from ..heat_kernels.mixture import draw_index
+from ..manifolds import Manifold
 from .estimate import Estimate
 from .mixture_weights import stacked_weights
 
@@ -70,17 +71,19 @@ class DensityMixture:
             )
         if not all(w >= 0 and math.isfinite(w) for w in self.weights) or abs(total - 1) > 1e-6:
             raise ConfigError(f"The weights of a DensityMixture are >= 0 with sum 1; got {self.weights}.")
+        _check_manifolds(self.members)
 
     @classmethod
     def fit(cls, members: Sequence[Density], val: Tensor) -> DensityMixture:
         """Find the weights by :func:`stacked_weights` on validation points.
 
         Raises:
-            ConfigError: without members.
+            ConfigError: without members, or if two are on different manifolds.
             DataError: if a member's density is NaN or infinite at a validation point, or all vanish at one.
         """
         if not members:
             raise ConfigError("DensityMixture needs at least one member.")
+        _check_manifolds(members)
         matrix = torch.stack([member.log_prob(val).double() for member in members], 1)
         weights, value = stacked_weights(matrix)
         return cls(tuple(members), weights, value)
@@ -103,3 +106,11 @@ class DensityMixture:
         ]
         x = torch.cat(parts) if parts else self.members[0].sample(0, generator=generator)
         return x[torch.randperm(n, generator=generator, device=device).to(x.device)]
+
+
+def _check_manifolds(members: Sequence[Density]) -> None:
+    """Refuse densities on different manifolds, of those that tell theirs."""
+    named = [getattr(member, "manifold", None) for member in members]
+    told = [manifold for manifold in named if isinstance(manifold, Manifold)]
+    if any(manifold != told[0] for manifold in told):
+        raise ConfigError(f"The members of a DensityMixture live on one manifold; got {', '.join(map(str, told))}.")

@@ -156,6 +156,10 @@ class KernelMixture(HeatKernelDensity):
 
     :math:`p(x) = \sum_j w_j \frac1n \sum_i K(x, c_i, h_j^2) + w_0 / \mathrm{vol}`.
 
+    A part that the validation points give a weight of less than 1e-6 is dropped, the uniform law as well: where they
+    ask for narrow kernels only (copies of training points do), the log density of a point far from all centres may be
+    of any size, such as -1e7.
+
     Attributes:
         manifold: the manifold.
         centres: training points.
@@ -241,11 +245,15 @@ class AdaptiveKernelDensity(HeatKernelDensity):
             factors: candidates of f.
             uniform_weight: weight of the uniform law; where there is none it is 0.
             floor: smallest bandwidth, in units of the manifold's distance.
+
+        Raises:
+            DataError: if there are too few training points.
+            ConfigError: if a grid is empty or an argument out of range.
         """
         _check_data(manifold, train, val)
         if not 0 <= uniform_weight < 1 or not floor > 0:
             raise ConfigError(f"uniform_weight must be in [0, 1) and floor > 0; got {uniform_weight} and {floor}.")
-        neighbours = sorted({int(k) for k in ks if 1 <= k < len(train)})
+        neighbours = [k for k in _check_counts(ks, "ks") if k < len(train)]
         scales = sorted(_check_bandwidths(factors, "factors"))
         if not neighbours:
             raise DataError(f"{len(train)} training points are too few for a {min(ks)}-th neighbour.")
@@ -313,4 +321,11 @@ def _check_bandwidths(values: Sequence[float], name: str = "bandwidths") -> list
     out = [float(v) for v in values]
     if not out or not all(v > 0 and math.isfinite(v) for v in out):
         raise ConfigError(f"{name} must be positive, finite numbers, at least one; got {tuple(values)}.")
+    return out
+
+
+def _check_counts(values: Sequence[int], name: str) -> list[int]:
+    out = sorted({int(v) for v in values})
+    if not out or out[0] < 1:
+        raise ConfigError(f"{name} must be numbers of points >= 1, at least one; got {tuple(values)}.")
     return out

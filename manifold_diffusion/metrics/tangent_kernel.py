@@ -15,7 +15,7 @@ from .._errors import ConfigError, DataError
 from ..heat_kernels.mixture import draw_index
 from ..manifolds import Manifold, cast_points, tangent_coordinates
 from .estimate import Estimate
-from .kernel_density import FLOOR, _check_bandwidths, _check_data
+from .kernel_density import FLOOR, _check_bandwidths, _check_counts, _check_data
 from .mixture_weights import fit_mixture, log_mixture
 from .neighbours import nearest_others
 from .normal_kernels import coefficients, log_sums, normal_reach, sample_normal
@@ -51,8 +51,9 @@ class TangentKernelMixture:
         \qquad \Sigma_{ij} = \frac{a_j}{k_j} \sum_{l \in N_{k_j}(i)} \log_{c_i} c_l\, (\log_{c_i} c_l)^T + h_j^2
 
     Data that fill curves or surfaces (faults, coasts, allowed torsions) get kernels of their shape. The weights of the
-    shapes are found by expectation maximisation on validation points. Variances are cut where more than 1e-10 of a
-    kernel would lie beyond the injectivity radius, so that the density integrates to one to that accuracy.
+    shapes are found by expectation maximisation on validation points. Variances, those of the floors included, are cut
+    where more than 1e-10 of a kernel would lie beyond the injectivity radius, so that the density integrates to one to
+    that accuracy.
 
     Attributes:
         manifold: the manifold.
@@ -105,10 +106,10 @@ class TangentKernelMixture:
 
         Raises:
             DataError: if there are too few training points.
-            ConfigError: if a candidate is not positive, or a floor below 1e-4.
+            ConfigError: if there are no candidates, one is not positive, or a floor is below 1e-4.
         """
         _check_data(manifold, train, val)
-        ks = sorted({int(k) for k in neighbours if 1 <= k < len(train)})
+        ks = [k for k in _check_counts(neighbours, "neighbours") if k < len(train)]
         if not ks:
             raise DataError(f"{len(train)} training points are too few for {min(neighbours)} neighbours of each.")
         hs = _check_bandwidths(floors, "floors")
@@ -159,7 +160,7 @@ class TangentKernelMixture:
         factors = []
         for s in self.shapes:
             values, vectors = torch.linalg.eigh(s.factor / s.neighbours * sums[:, s.neighbours - 1] + s.floor**2 * eye)
-            values = values.clamp(min=s.floor**2, max=max(widest, s.floor**2))
+            values = values.clamp(min=min(s.floor**2, widest), max=widest)
             factors.append(torch.linalg.cholesky((vectors * values.unsqueeze(-2)) @ vectors.mT))
         return torch.stack(factors, 1)
 

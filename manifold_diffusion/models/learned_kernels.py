@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from .._config import to_config
 from .._errors import ConfigError, DataError
+from ..heat_kernels.noised._data_points import kept_rows
 from ..manifolds import Manifold
 from ..networks import ConditionalKernels, KernelField
 from ..networks.kernel_field import NARROW
@@ -67,8 +70,8 @@ class LearnedDensity(PretrainedModel):
         """Train on the model's own points, each under others that don't contain it, with Lightning underneath.
 
         Args:
-            val: held-out points; the weights with the greatest likelihood of them are kept. More steps than needed
-                overfit, so that it is worth having.
+            val: held-out points; the weights with the greatest likelihood of them are kept, those before training
+                included. More steps than needed overfit, so that it is worth having.
             max_steps: optimiser steps; the default is the class's, as are those of ``lr``, ``weight_decay``,
                 ``ema_decay`` and ``val_every`` (:attr:`defaults`).
             batch_size: points that are scored at a time.
@@ -76,14 +79,35 @@ class LearnedDensity(PretrainedModel):
 
         Raises:
             ConfigError: if a batch leaves too few of the points as centres.
+            CheckpointError: if the run that is resumed had other points.
         """
         from ..training import fit
 
-        given = {"fingerprint": {"model": to_config(self)}, **self.training_defaults, **options}
+        held_out = val if isinstance(val, Tensor) else None
+        fingerprint = {
+            "model": to_config(self),
+            "points": _digest(self.network.centres),
+            "val": None if held_out is None else _digest(held_out),
+        }
+        given = {"fingerprint": fingerprint, **self.training_defaults, **options}
         given["batch_size"] = self._batch_size(batch_size)
         if max_steps is not None:
             given["max_steps"] = max_steps
-        return fit(self.network, LogLikelihood(), self.network.centres, manifold=self.manifold, val=val, **given)
+        start = {name: p.detach().clone() for name, p in self.network.named_parameters()}
+        result = fit(self.network, LogLikelihood(), self.network.centres, manifold=self.manifold, val=val, **given)
+        return result if held_out is None else self._or_start(result, start, held_out)
+
+    def _or_start(self, result: FitResult, start: dict[str, Tensor], val: Tensor) -> FitResult:
+        """Back to the weights before training where no validated ones predict the held-out points better."""
+        if result.kept != "best" or result.monitor != "val_loss" or result.best_value is None:
+            return result
+        trained = {name: p.detach().clone() for name, p in self.network.named_parameters()}
+        self.network.load_state_dict(start, strict=False)
+        loss = -float(self.log_prob(val.to(self.network.centres.device)).mean())
+        if loss <= result.best_value:
+            return replace(result, best_step=0, best_value=loss)
+        self.network.load_state_dict(trained, strict=False)
+        return result
 
     def _batch_size(self, asked: int | None) -> int:
         return min(256, self.data) if asked is None else asked
@@ -112,18 +136,21 @@ class LearnedDensity(PretrainedModel):
 
         Raises:
             ManifoldError: if a point is not on the manifold.
+            DataError: if the points are not ``(n, *point_shape)``.
         """
         self.manifold.check_point(points, "points")
+        if points.dim() != self.network.centres.dim():
+            raise DataError(f"points must have shape (n, *{self.manifold.point_shape}); got {tuple(points.shape)}.")
         self.network.centres = torch.cat([self.network.centres, points.to(self.network.centres)])
 
     def remove(self, which: Tensor) -> None:
         """Forget points, by index or mask; of the weights, which were learned from them too, nothing is forgotten.
 
         Raises:
-            DataError: if fewer than 8 points would be left, or than twice as many as the neighbours that are asked.
+            DataError: if fewer than 8 points would be left, or than twice as many as the neighbours that are asked; if
+                an index is out of range, or a mask has another length.
         """
-        keep = torch.ones(self.data, dtype=torch.bool, device=self.network.centres.device)
-        keep[which] = False
+        keep = kept_rows(which, self.data).to(self.network.centres.device)
         left, fewest = int(keep.sum()), max(8, 2 * self.reach)
         if left < fewest:
             raise DataError(f"{left} points would be left, fewer than the {fewest} needed. Build another model.")
@@ -278,3 +305,9 @@ class AutoregressiveKernelDensity(LearnedDensity):
     @property
     def _about(self) -> str:
         return f"orders of the angles: {', '.join(str(order) for order in self.orders)}"
+
+
+def _digest(points: Tensor) -> str:
+    """The number of points and a hash of their coordinates: what a checkpoint says of its data."""
+    values = points.detach().cpu().contiguous().numpy()
+    return f"{len(points)} points, SHA-256 {hashlib.sha256(values.tobytes()).hexdigest()[:16]}"

@@ -18,6 +18,7 @@ from ..manifolds import Manifold, Torus
 from ..metrics.kernel_density import BANDWIDTHS, FLOOR
 from ..metrics.mixture_weights import em_weights
 from ..metrics.neighbours import without_own
+from .kernel_field import LIMIT, standardised
 from .layers import linear
 
 __all__ = ["ROWS", "AngleCentres", "FirstAngle", "Look", "NextAngle", "lengths_of"]
@@ -32,6 +33,9 @@ ROWS = 1024
 """Points whose neighbourhoods are in memory at a time."""
 
 _TINY = FLOOR**2
+
+_LEAST = 1e-6
+"""Smallest share of the uniform law in the density of an angle."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ class FirstAngle(nn.Module):
     def fit(self, around: AngleCentres) -> None:
         """Find the weights, on centres left out one at a time."""
         weights, _ = em_weights(self._left_out(around))
-        weights = weights.clamp_min(1e-6)
+        weights = weights.clamp_min(_LEAST)
         self.weights.copy_(weights / weights.sum())
 
     def forward(self, around: AngleCentres, x: Tensor) -> Tensor:
@@ -238,14 +242,16 @@ class NextAngle(nn.Module):
 
     def _laws(self, look: Look) -> tuple[Tensor, Tensor, Tensor]:
         """Log weights of the centres ``(n, m, k)``, widths ``(n, m)`` and log shares, the uniform law's last."""
-        h = nn.functional.silu(self.first((look.features - self.mean) / self.std))
+        h = nn.functional.silu(self.first(standardised(look.features, self.mean, self.std)))
         out = self.last(h + nn.functional.silu(self.second(h)))
         bandwidth, width, share = out.tensor_split([len(self.metric), 2 * len(self.metric)], -1)
         distance = look.offsets.square() @ self.metric.exp().mT
-        scale = look.squares[:, min(7, self.neighbours - 1), None] * (2 * bandwidth).exp() + _TINY
+        scale = look.squares[:, min(7, self.neighbours - 1), None] * (2 * bandwidth.clamp(max=LIMIT)).exp() + _TINY
         log_w = (-0.5 * distance / scale.unsqueeze(1)).log_softmax(1).mT
         width = self.length / (2 * math.pi) * width.clamp(max=10).exp() + FLOOR
-        return log_w, width, share.log_softmax(-1)
+        kernels, uniform = share[:, :-1], share[:, -1:]
+        uniform = uniform.maximum(kernels.logsumexp(1, keepdim=True) + math.log(_LEAST))
+        return log_w, width, torch.cat([kernels, uniform], 1).log_softmax(1)
 
     def forward(self, look: Look, x: Tensor) -> Tensor:
         """Log densities of the angle at points ``(n, n_angles)``, float64, whose neighbourhoods are ``look``."""

@@ -35,8 +35,9 @@ class ConditionalKernels(nn.Module):
     those before it, at some of the same centres; :math:`w_{mj} \propto \exp(-|z - z_j|_m^2 / 2 h_m^2)` with a diagonal
     metric that is learned; and a perceptron gives bandwidths :math:`h_m`, widths :math:`s_m` and shares g from the
     distances of the centres, the spread of their angles and the residuals of the regressions. The normal laws are cut
-    at the antipode, so that every factor integrates to one exactly. The first angle of an order has a kernel mixture
-    whose weights expectation maximisation finds by leave-one-out, summed as a Fourier series.
+    at the antipode, so that every factor integrates to one exactly. At least 1e-6 of each is the uniform law, also
+    where all training points are repeated. The first angle of an order has a kernel mixture whose weights expectation
+    maximisation finds by leave-one-out, summed as a Fourier series.
 
     In training mode, :meth:`forward` is the density of each point of a batch, all of them centres, without itself.
 
@@ -156,9 +157,13 @@ class ConditionalKernels(nn.Module):
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """``n`` independent points, ``(n, n_angles)``: angle by angle, no solver."""
-        around, x = self._around, self.centres.new_zeros(n, self.manifold.dim, dtype=torch.float64)
+        """``n`` independent points, ``(n, n_angles)``: angle by angle, no solver.
+
+        Raises:
+            ConfigError: if ``n`` is negative.
+        """
         which = draw_index(torch.ones(len(self.orders)), n, generator)
+        around, x = self._around, self.centres.new_zeros(n, self.manifold.dim, dtype=torch.float64)
         for r, (first, chain) in enumerate(zip(self.firsts, self.chains, strict=True)):
             rows = which == r
             y = x[rows]

@@ -27,10 +27,13 @@ from ..metrics.normal_kernels import (
 from ..metrics.pairwise import over_batch
 from .layers import linear
 
-__all__ = ["KernelField", "LocalKernels"]
+__all__ = ["LIMIT", "KernelField", "LocalKernels", "held_points", "standardised"]
 
 NARROW = (1e-2, 1e-3, 1e-4)
 """Standard deviations of the kernels for near and exact repeats, in units of the manifold's distance."""
+
+LIMIT = 30.0
+"""Largest standardised feature and log of a factor: out of reach unless nearly all points are repeated."""
 
 _OUTSIDE = 1e-4
 """Mass of a kernel that may lie beyond the injectivity radius, where it is lost: wide kernels are worth more."""
@@ -166,10 +169,10 @@ class KernelField(nn.Module):
         """The kernels, as if the points of the mask ``left_out`` ``(n,)`` were not there."""
         M, n, fixed = self.manifold, len(self.centres), len(self.narrow)
         features, means, moments, sizes = self._look(left_out)
-        h = nn.functional.silu(self.first((features - self.feature_mean) / self.feature_std))
+        h = nn.functional.silu(self.first(standardised(features, self.feature_mean, self.feature_std)))
         flat, k = self.last(nn.functional.silu(self.second(h))).double(), len(self.scales)
         out = flat[:, :-fixed].reshape(n, self.components, -1)
-        spread, isotropic = out[..., :k].exp(), out[..., k].exp()
+        spread, isotropic = out[..., :k].clamp(max=LIMIT).exp(), out[..., k].clamp(max=LIMIT).exp()
         pull, log_w = out[..., k + 1 : -1].tanh(), out[..., -1]
         mu = torch.einsum("nck,nka->nca", pull, means.double())
         eye = torch.eye(M.dim, dtype=mu.dtype, device=mu.device)
@@ -318,6 +321,11 @@ def held_points(who: str, manifold: Manifold, centres: Tensor | int) -> Tensor:
     points = centres.detach().clone()
     manifold.check_point(points, "centres")
     return points
+
+
+def standardised(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Features in standard deviations, cut: where all points are repeated, some don't vary until one is left out."""
+    return ((features - mean) / std).clamp(-LIMIT, LIMIT)
 
 
 def _largest(cov: Tensor) -> Tensor:

@@ -144,6 +144,8 @@ def test_densities_check_their_input():
         KernelMixture.fit(S2, x, x, bandwidths=(0.0,))
     with pytest.raises(ConfigError, match="uniform_weight"):
         AdaptiveKernelDensity.fit(S2, x, x, uniform_weight=1.0)
+    with pytest.raises(ConfigError, match="ks must be"):
+        AdaptiveKernelDensity.fit(S2, x, x, ks=())
     density = fitted(KernelDensity, S2)
     with pytest.raises(ManifoldError):
         density.log_prob(2 * x)

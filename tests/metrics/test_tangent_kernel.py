@@ -58,6 +58,14 @@ def test_integrates_to_one_on_the_torus_however_wide():
     assert float(density.log_prob(grid).exp().mean()) * (2 * math.pi) ** 2 == pytest.approx(1, abs=1e-6)
 
 
+def test_floors_are_cut_where_the_space_is_smaller():
+    torus = Torus(1, [0.01])
+    train = torus.random_uniform(40, generator=generator(), dtype=torch.float64)
+    density = TangentKernelMixture.fit(torus, train, train[:10])
+    line = 0.01 * ((torch.arange(400, dtype=torch.float64) + 0.5) / 400 - 0.5)
+    assert float(density.log_prob(line[:, None]).exp().mean()) * 0.01 == pytest.approx(1, abs=1e-9)
+
+
 def test_in_flat_space_it_is_the_mixture_of_normals_with_the_neighbours_covariances():
     M = Euclidean(3)
     density = fitted(M, neighbours=(4, 9), factors=(0.5,))
@@ -124,6 +132,8 @@ def test_bad_input_is_refused():
         TangentKernelMixture.fit(S2, x[:3], x, neighbours=(5,))
     with pytest.raises(ConfigError, match="floors"):
         TangentKernelMixture.fit(S2, x, x, floors=(1e-6,))
+    with pytest.raises(ConfigError, match="neighbours must be"):
+        TangentKernelMixture.fit(S2, x, x, neighbours=())
     with pytest.raises(ManifoldError):
         TangentKernelMixture.fit(S2, 2 * x, x)
     with pytest.raises(ManifoldError):
@@ -178,6 +188,10 @@ def test_mixture_of_densities_refuses_what_it_cannot_weigh():
         DensityMixture.fit([], x)
     with pytest.raises(ConfigError, match="sum 1"):
         DensityMixture((Broken(0.0),), (0.5,))
+    other = Torus(3).random_uniform(20, generator=generator())
+    members = [KernelMixture.fit(S2, x, x), Broken(0.0), KernelMixture.fit(Torus(3), other, other)]
+    with pytest.raises(ConfigError, match=r"one manifold; got Sphere\(2\), Torus\(3\)"):
+        DensityMixture.fit(members, x)
 
 
 # ---------------------------------------------------------------------- all densities

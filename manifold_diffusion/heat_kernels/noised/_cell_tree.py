@@ -137,7 +137,7 @@ def build_tree(points: np.ndarray, leaf: int) -> CellTree:
         length = np.linalg.norm(middle, axis=1, keepdims=True)
         # The sum of antipodes may vanish: any unit vector is a centre.
         centre[cells] = np.where(length > 1e-6, middle / np.maximum(length, 1e-6), points[start[cells]])
-        versine = versines(points, centre[cells], start[cells], count[cells])
+        versine = versines(points, centre[cells], *expand_ranges(start[cells], count[cells]))
         depth[cells] = reduced(np.maximum, versine, begins(count[cells]), count[cells])
     return CellTree(place, points, start, count, first, children, parent, centre, depth, levels)
 
@@ -149,9 +149,8 @@ def parts_of(levels: list[slice], count: np.ndarray) -> Iterator[slice]:
         yield from (slice(level.start + i, level.start + i + k) for i, k in zip(*_runs(batch), strict=True))
 
 
-def versines(points: np.ndarray, centres: np.ndarray, start: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """1 - c . y of the points of cells, one cell after the other; of the difference, so that nothing cancels."""
-    inside, owner = expand_ranges(start, count)
+def versines(points: np.ndarray, centres: np.ndarray, inside: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """1 - c . y of points of cells, from :func:`expand_ranges`; of the difference, so that nothing cancels."""
     difference = points.take(inside, 0) - centres.take(owner, 0)
     return np.einsum("ij,ij->i", difference, difference) / 2
 

@@ -128,7 +128,7 @@ class CellSums:
         for cells in parts_of(tree.levels, tree.count):
             start, count = tree.start[cells], tree.count[cells]
             inside, owner = expand_ranges(start, count)
-            v, deepest = versines(tree.points, tree.centre[cells], start, count), tree.depth[cells]
+            v, deepest = versines(tree.points, tree.centre[cells], inside, owner), tree.depth[cells]
             share = v * (2 - v) / np.maximum(deepest * (2 - deepest), 1e-300).take(owner)
             part = self._weights.numpy().take(inside) * np.minimum(share, 1) ** ((self.jets.degree + 1) / 2)
             out[cells] = reduced(np.add, part, begins(count), count)

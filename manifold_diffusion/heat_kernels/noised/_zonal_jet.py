@@ -27,6 +27,7 @@ from torch import Tensor
 
 from .._patches import lobatto
 from .._short_time import ShortTime, zeta_series
+from ._series import powers
 
 __all__ = ["ZonalJet", "angle_squared", "zonal_jet"]
 
@@ -106,7 +107,7 @@ class ZonalJet:
             orders: how many.
         """
         c = self._coefficients[:, :, :orders].to(square)
-        times, squares = (_powers(a, k) for a, k in ((tau / _TIME, _COLUMNS), (square / _SQUARE, _ROWS)))
+        times, squares = powers(2 * tau / _TIME - 1, _COLUMNS - 1), powers(2 * square / _SQUARE - 1, _ROWS - 1)
         if len(tau) == 1:
             rest = torch.tensordot(times[:, 0], c, 1).mT @ squares
         else:
@@ -120,15 +121,6 @@ class ZonalJet:
         n = self.n
         leading = -square / (2 * tau) + (n - 1) / 2 * log_ratio
         return leading - n / 2 * (2 * math.pi * tau).log() + n * (n - 1) / 12 * tau
-
-
-def _powers(a: Tensor, count: int) -> Tensor:
-    """Powers of ``2 a - 1``, ``(count, len(a))``."""
-    a = 2 * a - 1
-    rows = [torch.ones_like(a)]
-    for _ in range(count - 1):
-        rows.append(rows[-1] * a)
-    return torch.stack(rows)
 
 
 @cache

@@ -228,11 +228,11 @@ class NoisedData:
         batch = self.manifold.batch_shape(x)
         flat = x.reshape(-1, *self.manifold.point_shape)
         times = plain(brownian_time(tau, x.double())).cpu()
-        if times.dim() > len(batch) or any(
-            a not in (1, b) for a, b in zip(times.shape[::-1], batch[::-1], strict=False)
-        ):
-            raise ConfigError(f"tau must be a float or have the batch shape {tuple(batch)}; got {tuple(times.shape)}.")
-        times = times.expand(batch).reshape(-1)
+        try:
+            times = times.expand(batch).reshape(-1)
+        except RuntimeError as error:
+            shape = tuple(times.shape)
+            raise ConfigError(f"tau must be a float or have the batch shape {tuple(batch)}; got {shape}.") from error
         value = self._evaluators.evaluate(flat, times, chosen, goal, want_score)
         if strict or chosen == "auto":
             self._require(flat, value, times, goal, chosen)

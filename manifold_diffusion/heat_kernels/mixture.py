@@ -190,9 +190,12 @@ class HeatKernelMixture:
     def log_prob_and_score(
         self, x: Tensor, tau: Tensor | float = 0.0, want_score: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """:meth:`log_prob` and :meth:`score` from one scan; without ``want_score`` the second is not to be used."""
+        """:meth:`log_prob` and :meth:`score` from one scan; without ``want_score`` the second is not to be used.
+
+        In the dtype of ``x``, computed in that of the centres where that is finer: short times tell them apart.
+        """
         shape = self.manifold.batch_shape(x)
-        flat = x.reshape(-1, *self.manifold.point_shape)
+        flat = x.reshape(-1, *self.manifold.point_shape).to(torch.promote_types(x.dtype, self.centres.dtype))
         extra = self._extra(tau, flat)
         if self._has_masses:
             extra = brownian_time(extra, flat)
@@ -207,7 +210,7 @@ class HeatKernelMixture:
             log_p, score = self._chunk(flat[start:stop], extra[start:stop] if per_query else extra, columns, want_score)
             log_ps.append(log_p)
             scores.append(score)
-        log_p, score = torch.cat(log_ps), torch.cat(scores)
+        log_p, score = torch.cat(log_ps).to(x.dtype), torch.cat(scores).to(x.dtype)
         return log_p.reshape(shape), score.reshape(x.shape) if want_score else score
 
     def _chunk(self, x: Tensor, extra: Tensor, columns: int, want_score: bool) -> tuple[Tensor, Tensor]:

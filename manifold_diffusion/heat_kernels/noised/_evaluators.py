@@ -144,10 +144,8 @@ class Evaluators:
         return self.cells is not None or _TREE * len(self.data) <= full * self._queries
 
     def _full(self, x: Tensor, tau: Tensor, want_score: bool) -> NoisedValue:
-        dtype, points = x.dtype, self.data.points
-        x = x.to(torch.promote_types(dtype, points.dtype)) if isinstance(points, Tensor) else x.double()
         shared = bool((tau == tau[0]).all())
-        time = (tau[:1] if shared else tau).to(x)
+        time = (tau[:1] if shared else tau).to(x.device)
         log_p: Tensor | None = None
         score = torch.zeros_like(x)
         for law, weight in self._laws():
@@ -163,8 +161,7 @@ class Evaluators:
             log_p = total
         assert log_p is not None
         none = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-        score = score.to(dtype) if want_score else None
-        return NoisedValue(log_p.to(dtype), score, none, none if want_score else None, none.long())
+        return NoisedValue(log_p, score if want_score else None, none, none if want_score else None, none.long())
 
     def _laws(self) -> Iterator[tuple[HeatKernelMixture, float]]:
         """Mixtures over blocks of the data, with their share of the weight."""

@@ -103,13 +103,31 @@ def test_first_angle_is_a_mixture_of_wrapped_normals() -> None:
     torch.testing.assert_close(first.left_out(around).exp(), one, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("regressions, reach", [(((12, 0.3), (6, 0.1)), 12), ((), 8)])
+def test_asks_the_nearest_centres_only(regressions, reach: int) -> None:
+    M, x, here = Torus(3), _curve(100, 0), _curve(1, 5)
+    density = _bent(ConditionalKernels(M, x, neighbours=8, regressions=regressions))
+    for chain in density.chains:
+        for step in chain:
+
+            def log_p(centres: torch.Tensor, step=step) -> torch.Tensor:
+                return step(step.look(AngleCentres(M, centres), here), here)
+
+            nearest = AngleCentres(M, x).nearest(step.given, here, reach)[0]
+            torch.testing.assert_close(log_p(x[nearest]), log_p(x))
+            others = torch.ones(len(x), dtype=torch.bool)
+            others[nearest[-1]] = False
+            assert (log_p(x[others]) - log_p(x)).abs() > 1e-6
+
+
 def test_a_point_leaves_no_trace_in_its_own_density() -> None:
     points = _curve(90, 0)
     points = torch.cat([points, points[:2]])  # two places twice
-    density = _bent(ConditionalKernels(Torus(3), points, neighbours=16)).train()
+    asked = {"neighbours": 16, "regressions": ((16, 0.3), (32, 0.1))}
+    density = _bent(ConditionalKernels(Torus(3), points, **asked)).train()
     for i in (0, 5, 91):
         rest = torch.cat([points[:i], points[i + 1 :]])
-        without = ConditionalKernels(Torus(3), rest, neighbours=16).eval()
+        without = ConditionalKernels(Torus(3), rest, **asked).eval()
         without.load_state_dict({**density.state_dict(), "centres": rest}, assign=True)
         here = points[i : i + 1]
         torch.testing.assert_close(density(here), without(here), rtol=1e-6, atol=1e-6)
@@ -145,14 +163,15 @@ def test_density_is_that_of_other_units() -> None:
 def test_points_come_and_go_and_the_model_is_saved(tmp_path) -> None:
     train, more = _curve(80, 0), _curve(20, 1)
     orders = [(2, 0, 1)]
-    model = AutoregressiveKernelDensity(Torus(3), train, orders, neighbours=16)
+    model = AutoregressiveKernelDensity(Torus(3), train, orders, neighbours=16, regressions=[(60, 0.3), (8, 0.1)])
     _bent(model.network)
     before = model.log_prob(more)
     model.add(more)
     assert model.data == 100 and (model.log_prob(more) - before).mean() > 0.1
     model.save_pretrained(tmp_path)
     again = AutoregressiveKernelDensity.from_pretrained(tmp_path)
-    assert again.orders == ((2, 0, 1),) and torch.equal(again.log_prob(more), model.log_prob(more))
+    assert again.orders == ((2, 0, 1),) and again.regressions == ((40, 0.3), (8, 0.1))
+    assert torch.equal(again.log_prob(more), model.log_prob(more))
     model.remove(torch.arange(80, 100))
     assert torch.equal(model.log_prob(more), before)
     assert model.log_prob(more.reshape(4, 5, 3)).shape == (4, 5) and model.log_prob(more[:0]).shape == (0,)

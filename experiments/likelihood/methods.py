@@ -35,6 +35,10 @@ ORDERS = ((0, 1, 2, 3, 4, 5, 6), (3, 2, 1, 0, 4, 5, 6), (3, 6, 2, 1, 0, 4, 5))
 """Of the torsions of RNA: along the backbone, and from the sugar (delta) outwards, chi in the end or at once."""
 
 
+REGRESSIONS = ((16, 0.3), (32, 0.1), (64, 0.03), (128, 0.03), (128, 0.3), (256, 0.03))
+"""Of the same torsions: neighbours and ridges."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """What the networks of one manifold look like, the same for diffusion and flow matching.
@@ -97,7 +101,8 @@ def learned_kernels(train: Tensor, val: Tensor, seed: int, manifold: Manifold, s
 
 def chain(train: Tensor, val: Tensor, seed: int, manifold: Manifold, steps: int, folder: Path) -> Density:
     """Kernels and local regressions, angle by angle."""
-    return _learned(AutoregressiveKernelDensity(manifold, train, ORDERS, seed=seed), val, seed, steps, folder)
+    model = AutoregressiveKernelDensity(manifold, train, ORDERS, regressions=REGRESSIONS, seed=seed)
+    return _learned(model, val, seed, steps, folder)
 
 
 def _learned(model: LearnedDensity, val: Tensor, seed: int, steps: int, folder: Path) -> Density:

@@ -15,6 +15,7 @@ from .._errors import ConfigError, DataError
 from ..heat_kernels.noised._data_points import kept_rows
 from ..manifolds import Manifold
 from ..networks import ConditionalKernels, KernelField
+from ..networks.conditional_kernels import REGRESSIONS
 from ..networks.kernel_field import NARROW
 from ..objectives import LogLikelihood
 from .card import model_card, n_parameters
@@ -251,8 +252,10 @@ class AutoregressiveKernelDensity(LearnedDensity):
         data: training points ``(n, n_angles)``, or the number of points that a saved state will bring.
         orders: of the angles, each a permutation; default the given one and its reverse. The density is the mean over
             the orders.
-        neighbours: centres that are asked for each angle.
-        components: bandwidths and widths per regression.
+        neighbours: centres whose kernels are not moved, for each angle.
+        regressions: pairs of a number of centres and a ridge; more of them and wider ones cost time, and are worth it
+            where there are thousands of points.
+        components: bandwidths and widths per regression, and without one.
         width: of the perceptrons.
         seed: of their initial weights.
 
@@ -286,21 +289,21 @@ class AutoregressiveKernelDensity(LearnedDensity):
         data: Tensor | int,
         orders: Sequence[Sequence[int]] | None = None,
         neighbours: int = 64,
+        regressions: Sequence[tuple[int, float]] = REGRESSIONS,
         components: int = 2,
         width: int = 32,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.manifold, self.components, self.width, self.seed = manifold, components, width, seed
-        self.network = ConditionalKernels(
-            manifold, data, orders, neighbours, components=components, width=width, seed=seed
-        )
+        self.network = ConditionalKernels(manifold, data, orders, neighbours, regressions, components, width, seed)
         self.orders, self.neighbours = self.network.orders, self.network.neighbours
+        self.regressions = self.network.regressions
         self.metadata = {}
 
     @property
     def reach(self) -> int:
-        return self.neighbours
+        return max([self.neighbours, *(k for k, _ in self.regressions)])
 
     @property
     def _about(self) -> str:

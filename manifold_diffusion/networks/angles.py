@@ -40,16 +40,17 @@ _LEAST = 1e-6
 
 @dataclass(frozen=True)
 class Look:
-    """What the k centres nearest to n points, by the angles before, say of the next angle; float32 but for ``base``."""
+    """What the centres nearest to n points, by the angles before, say of the next angle; float32 but for ``base``."""
 
     offsets: Tensor  # (n, k, n_given): from the centres to the points
     squares: Tensor  # (n, k): squared distances
     base: Tensor  # (n,): the angle at the nearest centre, float64
-    targets: Tensor  # (n, 1 + n_regressions, k): what each centre predicts, less base
     features: Tensor  # (n, n_features)
+    targets: tuple[Tensor, ...]  # what the nearest predict, less base, without and by each regression: (n, k_m)
 
     def __getitem__(self, rows: Tensor) -> Look:
-        return Look(*(value[rows] for value in vars(self).values()))
+        *single, targets = vars(self).values()
+        return Look(*(value[rows] for value in single), targets=tuple(values[rows] for values in targets))
 
 
 class AngleCentres:
@@ -188,9 +189,10 @@ class NextAngle(nn.Module):
     ) -> None:
         super().__init__()
         self.given, self.target, self.neighbours = list(given), target, neighbours
-        self.regressions = [(min(k, neighbours), ridge) for k, ridge in regressions]
+        self.regressions, self.asked = list(regressions), [neighbours, *(k for k, _ in regressions)]
         self.lengths, self.length, self.components = [lengths[i] for i in given], lengths[target], components
-        self.counts = sorted({min(2**i, neighbours) for i in range(neighbours.bit_length() + 1)})
+        most = max(self.asked)
+        self.counts = sorted({min(2**i, most) for i in range(most.bit_length() + 1)})
         kinds = components * (1 + len(regressions))
         n_features = 2 * len(self.counts) - 1 + len(regressions)
         self.register_buffer("mean", torch.zeros(n_features))
@@ -214,15 +216,17 @@ class NextAngle(nn.Module):
         """What the centres near to points ``(n, n_angles)`` say, without a centre of each if ``own`` tells it."""
         chunks = range(0, max(len(x), 1), ROWS)
         parts = [self._look(around, x[i : i + ROWS], None if own is None else own[i : i + ROWS]) for i in chunks]
-        return Look(*(torch.cat(values) for values in zip(*(vars(part).values() for part in parts), strict=True)))
+        *single, targets = zip(*(vars(part).values() for part in parts), strict=True)
+        whole = tuple(torch.cat(values) for values in zip(*targets, strict=True))
+        return Look(*(torch.cat(values) for values in single), targets=whole)
 
     def _look(self, around: AngleCentres, x: Tensor, own: Tensor | None) -> Look:
-        near = around.centres[around.nearest(self.given, x, self.neighbours, own)]
+        near = around.centres[around.nearest(self.given, x, max(self.asked), own)]
         offsets = wrap_angle(x[:, None, self.given] - near[..., self.given], x.new_tensor(self.lengths))
         squares = offsets.square().sum(-1)
         base = near[:, 0, self.target]
         angles = wrap_angle(near[..., self.target] - base.unsqueeze(1), self.length)
-        targets, residuals = [angles], []
+        targets, residuals = [angles[:, : self.neighbours]], []
         for k, ridge in self.regressions:
             weights = torch.softmax(-2 * squares[:, :k] / (squares[:, k - 1 : k] + _TINY), 1)
             z, y = -offsets[:, :k], angles[:, :k]
@@ -232,51 +236,64 @@ class NextAngle(nn.Module):
             size = ridge * moments.diagonal(dim1=-2, dim2=-1).mean(-1) + 0.1 * _TINY
             moments = moments + size[:, None, None] * torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
             slopes = torch.linalg.solve(moments, torch.einsum("nk,nka,nk->na", weights, z, y))
-            targets.append(angles + torch.einsum("nka,na->nk", offsets, slopes))
+            targets.append(angles[:, :k] + torch.einsum("nka,na->nk", offsets[:, :k], slopes))
             residuals.append((weights * (y - torch.einsum("nka,na->nk", z, slopes)).square()).sum(1))
         reach = [squares[:, k - 1] for k in self.counts]
         spread = [angles[:, :k].square().mean(1) for k in self.counts[1:]]
         features = 0.5 * (torch.stack([*reach, *spread, *residuals], 1) + _TINY).log()
-        told = wrap_angle(torch.stack(targets, 1), self.length)
-        return Look(offsets.float(), squares.float(), base, told.float(), features.float())
+        told = tuple(wrap_angle(values, self.length).float() for values in targets)
+        return Look(offsets.float(), squares.float(), base, features.float(), told)
 
-    def _laws(self, look: Look) -> tuple[Tensor, Tensor, Tensor]:
-        """Log weights of the centres ``(n, m, k)``, widths ``(n, m)`` and log shares, the uniform law's last."""
+    def _laws(self, look: Look) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Log weights of the centres ``(n, components, k_m)``, without and by each regression; widths; log shares.
+
+        Widths are those of all components ``(n, m)``; the last share is the uniform law's.
+        """
         h = nn.functional.silu(self.first(standardised(look.features, self.mean, self.std)))
         out = self.last(h + nn.functional.silu(self.second(h)))
         bandwidth, width, share = out.tensor_split([len(self.metric), 2 * len(self.metric)], -1)
-        distance = look.offsets.square() @ self.metric.exp().mT
-        scale = look.squares[:, min(7, self.neighbours - 1), None] * (2 * bandwidth.clamp(max=LIMIT)).exp() + _TINY
-        log_w = (-0.5 * distance / scale.unsqueeze(1)).log_softmax(1).mT
+        unit = look.squares[:, min(8, max(self.asked)) - 1, None]
+        scale = unit * (2 * bandwidth.clamp(max=LIMIT)).exp() + _TINY
+        squares = look.offsets.square().mT
+        parts = zip(self.asked, self.metric.exp().split(self.components), self._by_kind(-0.5 / scale), strict=True)
+        log_w = [(metric @ squares[..., :k] * factor).log_softmax(-1) for k, metric, factor in parts]
         width = self.length / (2 * math.pi) * width.clamp(max=10).exp() + FLOOR
         kernels, uniform = share[:, :-1], share[:, -1:]
         uniform = uniform.maximum(kernels.logsumexp(1, keepdim=True) + math.log(_LEAST))
         return log_w, width, torch.cat([kernels, uniform], 1).log_softmax(1)
 
+    def _by_kind(self, values: Tensor) -> tuple[Tensor, ...]:
+        """Values of all components ``(n, m)``, without and by each regression: ``(n, components, 1)``."""
+        return values.unsqueeze(-1).split(self.components, 1)
+
     def forward(self, look: Look, x: Tensor) -> Tensor:
         """Log densities of the angle at points ``(n, n_angles)``, float64, whose neighbourhoods are ``look``."""
         log_w, s, share = self._laws(look)
-        y = (x[:, self.target] - look.base).float()
-        gap = wrap_angle(y[:, None, None] - look.targets, self.length).repeat_interleave(self.components, 1)
+        y = (x[:, self.target] - look.base).float()[:, None, None]
+        gaps = [wrap_angle(y - targets.unsqueeze(1), self.length).square() for targets in look.targets]
+        kernels = zip(log_w, gaps, self._by_kind(-0.5 / s.square()), strict=True)
+        sums = torch.cat([torch.logsumexp(torch.addcmul(w, gap, factor), -1) for w, gap, factor in kernels], 1)
         mass = torch.erf(self.length / 2 / (math.sqrt(2) * s))  # within half a turn
-        log_p = -0.5 * (gap / s.unsqueeze(-1)).square() - (s * mass * math.sqrt(2 * math.pi)).log().unsqueeze(-1)
-        parts = torch.logsumexp(log_w + log_p, -1)
+        parts = sums - (s * mass * math.sqrt(2 * math.pi)).log()
         uniform = torch.full_like(parts[:, :1], -math.log(self.length))
         return torch.logsumexp(share + torch.cat([parts, uniform], 1), 1).double()
 
     def draw(self, look: Look, generator: torch.Generator | None) -> Tensor:
         """An angle for each of n neighbourhoods, ``(n,)``, float64."""
-        log_w, s, share = (value.double() for value in self._laws(look))
+        parts, s, share = self._laws(look)
+        s, share = s.double(), share.double()
         n, m, rows = len(share), share.shape[1] - 1, torch.arange(len(share), device=share.device)
         if not n:
             return look.base
+        log_w = torch.cat([_padded(values, max(self.asked), -math.inf) for values in parts], 1).double()
+        targets = torch.stack([_padded(values, max(self.asked), 0.0) for values in look.targets], 1)
         kind = torch.multinomial(share.exp(), 1, generator=generator).squeeze(1)
         used = kind.clamp(max=m - 1)
         centre = torch.multinomial(log_w[rows, used].exp(), 1, generator=generator).squeeze(1)
         u = 2 * torch.rand(n, generator=generator, dtype=s.dtype, device=s.device) - 1
         width = math.sqrt(2) * s[rows, used]
         noise = width * torch.erfinv(u * torch.erf(self.length / 2 / width))
-        y = look.base + look.targets[rows, used // self.components, centre] + noise
+        y = look.base + targets[rows, used // self.components, centre] + noise
         return torch.where(kind == m, self.length / 2 * u, y)
 
 
@@ -295,3 +312,8 @@ def _waves(y: Tensor, length: float, n: int) -> Tensor:
     """The first n cosines, then sines, of angles ``(m,)``: ``(m, 2 n)``."""
     phase = 2 * math.pi / length * y.unsqueeze(1) * torch.arange(1, n + 1, dtype=y.dtype, device=y.device)
     return torch.cat([phase.cos(), phase.sin()], 1)
+
+
+def _padded(values: Tensor, size: int, by: float) -> Tensor:
+    """Values with a last axis of a size."""
+    return nn.functional.pad(values, (0, size - values.shape[-1]), value=by)

@@ -20,7 +20,7 @@ from .kernel_field import held_points
 __all__ = ["ConditionalKernels"]
 
 REGRESSIONS = ((16, 0.3), (32, 0.1), (64, 0.03), (64, 0.3))
-"""Neighbours and ridge of the local regressions, the ridge as a share of the mean variance."""
+"""Centres and ridges of the local regressions."""
 
 
 class ConditionalKernels(nn.Module):
@@ -28,11 +28,11 @@ class ConditionalKernels(nn.Module):
 
     .. math::
         p(x) = \frac1R \sum_{o} \prod_i p(x_{o_i} \mid z), \quad z = x_{o_1}, \dots, x_{o_{i-1}}, \qquad
-        p(y \mid z) = \frac{g_0}{L} + \sum_{m} g_m \sum_{j} w_{mj}\,
+        p(y \mid z) = \frac{g_0}{L} + \sum_{m} g_m \sum_{j=1}^{k_m} w_{mj}\,
         N(y;\, y_j + \beta_m \cdot (z - z_j),\, s_m^2)
 
     j runs over the centres nearest to z; :math:`\beta_m` is zero or the slope of a ridge regression of the angle on
-    those before it, at some of the same centres; :math:`w_{mj} \propto \exp(-|z - z_j|_m^2 / 2 h_m^2)` with a diagonal
+    those before it, at the same centres; :math:`w_{mj} \propto \exp(-|z - z_j|_m^2 / 2 h_m^2)` with a diagonal
     metric that is learned; and a perceptron gives bandwidths :math:`h_m`, widths :math:`s_m` and shares g from the
     distances of the centres, the spread of their angles and the residuals of the regressions. The normal laws are cut
     at the antipode, so that every factor integrates to one exactly. At least 1e-6 of each is the uniform law, also
@@ -46,8 +46,8 @@ class ConditionalKernels(nn.Module):
         centres: data points ``(n, n_angles)``, or the number of points that a saved state will bring.
         orders: of the angles, each a permutation; default the given one and its reverse. They matter: an angle that
             decides the others belongs first.
-        neighbours: centres that are asked; at most half of all.
-        regressions: pairs of a number of neighbours and a ridge.
+        neighbours: centres whose kernels are not moved, at most half of all.
+        regressions: pairs of a number of centres, at most half of all, and a ridge, as a share of the mean variance.
         components: bandwidths and widths per regression, and without one.
         width: of the perceptrons, one for each angle and order.
         seed: of their initial weights.
@@ -105,7 +105,7 @@ class ConditionalKernels(nn.Module):
         points = held_points("ConditionalKernels", manifold, centres)
         self.manifold, self.components, self.width, self.seed = manifold, components, width, seed
         self.neighbours = min(neighbours, len(points) // 2)
-        self.regressions = tuple((int(k), float(ridge)) for k, ridge in regressions)
+        self.regressions = tuple((min(int(k), len(points) // 2), float(ridge)) for k, ridge in regressions)
         g = torch.Generator().manual_seed(seed)
         self.chains = nn.ModuleList(
             nn.ModuleList(

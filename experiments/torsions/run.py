@@ -45,6 +45,4 @@ def smoke() -> dict[str, PointSet]:
 
 
 if __name__ == "__main__":
-    run(
-        __file__, __doc__ or "", Path("data/torsions/rna.tsv"), load, smoke, ("rna",), PUBLISHED, steps=4000, again=True
-    )
+    run(__file__, __doc__ or "", Path("data/torsions/rna.tsv"), load, smoke, ("rna",), PUBLISHED, steps=4000)

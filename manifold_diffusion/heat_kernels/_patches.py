@@ -9,22 +9,14 @@ differentiable in both variables any number of times.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Image", "Patches", "constant", "fit", "lobatto", "resample", "untracked"]
+from .._tensors import untracked
 
-
-@contextmanager
-def untracked() -> Iterator[None]:
-    """Context for what is kept or handed to NumPy: no ``torch.func`` transform, graph or inference mode has a part."""
-    functorch = torch._C._DisableFuncTorch()  # pyright: ignore[reportAttributeAccessIssue]
-    with functorch, torch.inference_mode(False), torch.no_grad():
-        yield
+__all__ = ["Image", "Patches", "constant", "fit", "lobatto", "resample"]
 
 
 def constant(array: np.ndarray, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import CapabilityError, ConfigError, DataError
+from .._tensors import untracked
 from ..heat_kernels import Evaluator, NoisedData
-from ..heat_kernels._patches import untracked
 from ..manifolds import Manifold
 from ..metrics import KernelDensity
 from ..objectives import DenoisingScoreMatching

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._config import to_config
 from .._errors import ConfigError, DataError
-from ..heat_kernels.noised._data_points import kept_rows
+from .._tensors import kept_rows
 from ..manifolds import Manifold
 from ..networks import ConditionalKernels, KernelField
 from ..networks.conditional_kernels import REGRESSIONS

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from ..._safe import dot
+from ..._tensors import untracked
 from ...manifolds import Manifold
-from .._patches import untracked
 from ._cell_jets import CellJets
 from ._cell_tree import begins, build_tree, expand_ranges, parts_of, reduced, versines
 from ._round import round_space

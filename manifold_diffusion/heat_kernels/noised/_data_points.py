@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ..._errors import ConfigError, DataError
+from ..._tensors import untracked
 from ...manifolds import Manifold
-from .._patches import untracked
 from ..mixture import are_weights
 
-__all__ = ["DataPoints", "checked_rtol", "checked_weights", "kept_rows", "merged"]
+__all__ = ["DataPoints", "checked_rtol", "checked_weights", "merged"]
 
 
 class DataPoints:
@@ -148,26 +148,6 @@ def checked_rtol(rtol: float) -> float:
     if not 0 < rtol < 1:
         raise ConfigError(f"rtol, a relative error, must be in (0, 1); got {rtol}.")
     return float(rtol)
-
-
-def kept_rows(which: Tensor, n: int) -> Tensor:
-    """Mask of the rows that stay when those of an index or mask go.
-
-    Raises:
-        DataError: if an index is out of range, or a mask has another length.
-    """
-    which = torch.as_tensor(which).cpu()
-    if which.dtype == torch.bool:
-        bad = which.shape != (n,)
-    else:
-        bad = which.is_floating_point() and which.numel() > 0
-        which = which.long()  # of 8 bits it would be taken for a mask
-        bad = bad or bool(((which < -n) | (which >= n)).any())
-    if bad:
-        raise DataError(f"which must be a mask of {n} entries, or indices below {n}; got {which.dtype}, {which.shape}.")
-    kept = torch.ones(n, dtype=torch.bool)
-    kept[which] = False
-    return kept
 
 
 def merged(points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

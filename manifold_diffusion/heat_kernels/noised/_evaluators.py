@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..._errors import CapabilityError
+from ..._tensors import untracked
 from ...manifolds import Compact, Manifold
-from .._patches import untracked
 from ..mixture import HeatKernelMixture
 from ._cells import CellSums, time_max
 from ._data_points import DataPoints

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..._tensors import untracked
 from ...manifolds import Manifold
-from .._patches import untracked
 from ._retrieval import retrieval
 from ._value import NoisedValue, met, pick, plain
 

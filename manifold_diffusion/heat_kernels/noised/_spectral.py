@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..._tensors import untracked
 from ...manifolds import Compact
-from .._patches import untracked
 from ._data_points import DataPoints
 from ._series import NUMBERS, Amplitudes, Harmonics, SeriesTail
 from ._value import NoisedValue, assemble, from_sum, met, missing, pick, plain

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._tensors import untracked
 from ...manifolds import Manifold
-from .._patches import untracked
 
 __all__ = [
     "TABLE",

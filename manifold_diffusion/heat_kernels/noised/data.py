@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ..._errors import ConfigError, DataError, NumericsError
+from ..._tensors import kept_rows, untracked
 from ...manifolds import Manifold
-from .._patches import untracked
 from ..base import brownian_time, heat_kernel
-from ._data_points import DataPoints, checked_rtol, checked_weights, kept_rows
+from ._data_points import DataPoints, checked_rtol, checked_weights
 from ._evaluators import Evaluators
 from ._value import TABLE, NoisedValue, met, plain, rounding
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from manifold_diffusion._errors import CapabilityError, CheckpointError, ConfigError, DataError, ManifoldError
+from manifold_diffusion._errors import CapabilityError, ConfigError, DataError, ManifoldError
 from manifold_diffusion.manifolds import Sphere, Torus
 from manifold_diffusion.metrics import KernelMixture, c2st
 from manifold_diffusion.models import AutoregressiveKernelDensity
@@ -194,14 +194,6 @@ def test_where_all_points_are_repeated_new_ones_keep_a_density() -> None:
     assert model.log_prob(new).mean() >= before - 1e-5
     model.fit(max_steps=60, lr=0.1, progress=False)  # nothing says that new points are no copies
     assert model.log_prob(new).min() > 2 * math.log(1e-6) - M.log_volume - 1e-3
-
-
-def test_a_run_resumes_on_its_own_points_only(tmp_path) -> None:
-    x = _curve(60, 0)
-    AutoregressiveKernelDensity(Torus(3), x).fit(max_steps=2, out_dir=tmp_path, progress=False)
-    other = AutoregressiveKernelDensity(Torus(3), torch.cat([_curve(1, 3), x[1:]]))
-    with pytest.raises(CheckpointError, match="points: the checkpoint has '60 points, SHA-256 "):
-        other.fit(max_steps=4, out_dir=tmp_path, resume=True, progress=False)
 
 
 def test_bad_input() -> None:

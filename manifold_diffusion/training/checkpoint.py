@@ -9,7 +9,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
@@ -25,7 +25,10 @@ from ._lightning import TrainingStopped, will_validate
 from .callbacks import KeepBest
 from .module import CHECKPOINT_KEY
 
-__all__ = ["AtomicCheckpointIO", "Checkpoints", "check_compatible", "read_checkpoint"]
+__all__ = ["POINTS", "AtomicCheckpointIO", "Checkpoints", "check_compatible", "read_checkpoint"]
+
+POINTS: Mapping[str, Literal["train", "val"]] = {"training points": "train", "validation points": "val"}
+"""What a checkpoint calls the digests of the parts of the data."""
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -173,9 +176,10 @@ def check_compatible(
     Raises:
         CheckpointError: naming what differs.
     """
+    unsaid = {name: fingerprint[name] for name in POINTS if name in fingerprint}  # by older checkpoints
     found = [
         f"{name}: the checkpoint has {saved!r}, this run has {own!r}"
-        for name, saved, own in differences(checkpoint[CHECKPOINT_KEY]["fingerprint"], fingerprint)
+        for name, saved, own in differences({**unsaid, **checkpoint[CHECKPOINT_KEY]["fingerprint"]}, fingerprint)
     ]
     shapes = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
     own = {name: tuple(value.shape) for name, value in module.state_dict().items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -124,6 +125,16 @@ class ManifoldDataModule(LightningDataModule):
         """Return the conditions of the points of a part, None where there are none."""
         self.setup()
         return self._parts[part][1]
+
+    def digest(self, part: Literal["train", "val", "test"]) -> str | None:
+        """Return the number of points of a part and a hash of them and their conditions, None where there are none."""
+        points, cond = self.points(part), self.conditions(part)
+        if len(points) == 0:
+            return None
+        state = hashlib.sha256()
+        for values in (points,) if cond is None else (points, cond):
+            state.update(values.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        return f"{len(points)} points, SHA-256 {state.hexdigest()[:16]}"
 
     @property
     def has_validation(self) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .._errors import CheckpointError, ConfigError
 from ._lightning import StopRequest, TrainingStopped, quiet_lightning, stop_on_interrupt
 from .callbacks import KeepBest, RunLimits
-from .checkpoint import AtomicCheckpointIO, Checkpoints, check_compatible, check_writable, read_checkpoint
+from .checkpoint import POINTS, AtomicCheckpointIO, Checkpoints, check_compatible, check_writable, read_checkpoint
 from .csv_log import CSVLog
 from .datamodule import ManifoldDataModule, as_data_module
 from .ema import EMA
@@ -167,7 +167,8 @@ def fit(
         ConfigError: arguments that are out of range or can't be combined.
         DataError: unusable data.
         ManifoldError: a point off the manifold.
-        CheckpointError: a checkpoint that is unreadable or of another run, or a folder that can't be written to.
+        CheckpointError: a checkpoint that is unreadable or of another run (settings, data), or a folder that can't be
+            written to.
         NumericsError: a loss or weight that is not finite, with its step.
 
     Example:
@@ -219,6 +220,8 @@ def fit(
         "seed": seed,
         **{name: _plain(value) for name, value in (fingerprint or {}).items()},
     }
+    if folder is not None or checkpoint is not None:  # hashing takes a while where there are many
+        settings |= {name: datamodule.digest(part) for name, part in POINTS.items()}
     module = TrainingModule(
         network,
         objective,

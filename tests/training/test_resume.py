@@ -15,6 +15,7 @@ import torch
 from pytorch_lightning import Trainer
 from torch import nn
 
+from manifold_diffusion._errors import CheckpointError
 from manifold_diffusion.manifolds import Sphere
 from manifold_diffusion.networks import TangentMLP
 from manifold_diffusion.objectives import DenoisingScoreMatching, ImplicitScoreMatching
@@ -116,6 +117,31 @@ def test_run_killed_by_sigkill_resumes_bit_for_bit(uninterrupted, tmp_path):
     run(network, out_dir=tmp_path / "run", resume=True, **LONG)
     assert_same(dict(network.state_dict()), dict(weights))
     assert_same(training_state(tmp_path / "run" / "last.ckpt"), state)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"data": sphere_points(50, seed=2)}, "training points"),
+        ({"data": sphere_points(40)}, "training points"),
+        ({"val": sphere_points(20, seed=3)}, "validation points"),
+        ({"cond": torch.arange(50.0)[:, None].flip(0), "val_cond": torch.ones(20, 1)}, "training points"),
+    ],
+)
+def test_a_run_resumes_on_its_own_points_only(tmp_path, changed, named):
+    own = {"cond": torch.arange(50.0)[:, None], "val_cond": torch.ones(20, 1)} if "cond" in changed else {}
+    short = {**LONG, "max_steps": 4, **own}
+    run(out_dir=tmp_path, **short)
+    before = (tmp_path / "last.ckpt").read_bytes()
+    with pytest.raises(CheckpointError, match=rf"{named}: the checkpoint has '\d+ points, SHA-256 \w+', this run has"):
+        run(out_dir=tmp_path, resume=True, **{**short, "max_steps": 8, **changed})
+    assert (tmp_path / "last.ckpt").read_bytes() == before
+    state = torch.load(tmp_path / "last.ckpt", weights_only=False)  # of a version that did not say
+    state["manifold_diffusion"]["fingerprint"] = {
+        name: value for name, value in state["manifold_diffusion"]["fingerprint"].items() if "points" not in name
+    }
+    torch.save(state, tmp_path / "last.ckpt")
+    assert run(out_dir=tmp_path, resume=True, **{**short, "max_steps": 8}).steps == 8
 
 
 def test_metrics_file_of_a_resumed_run_has_every_row_once(tmp_path):

@@ -133,10 +133,11 @@ def test_a_density_of_angles(tmp_path: Path) -> None:
     table, folder = tmp_path / "angles.csv", tmp_path / "run"
     table.write_text("a,b\n" + "\n".join(",".join(f"{v:.4f}" for v in row) for row in rows.tolist()))
     density = ["--model.density.neighbours", "8", "--model.density", "AutoregressiveKernelDensity"]
+    density += ["--model.density.regressions", "[[12, 0.3], [6, 0.1]]"]
     argv = ["fit", "--data", str(table), "--model.manifold", "torus:2", *density, *DENSITY, "--figure_every", "0"]
     assert main([*argv, "--out_dir", str(folder)]) == 0
     model = AutoregressiveKernelDensity.from_pretrained(folder / "model")
-    assert model.neighbours == 8 and model.data == 48
+    assert model.neighbours == 8 and model.regressions == ((12, 0.3), (6, 0.1)) and model.data == 48
     assert main(["sample", str(folder), "--n", "3", "--out", str(tmp_path / "x.csv")]) == 0
 
 

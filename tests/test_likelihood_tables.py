@@ -11,7 +11,7 @@ import torch
 from experiments.likelihood import methods
 from experiments.likelihood.rows import Rows, kinds
 from experiments.likelihood.table import END, START, TRAP, Published, fill, markdown
-from manifold_diffusion import AnalyticDiffusion
+from manifold_diffusion import AnalyticDiffusion, RiemannianDiffusion
 from manifold_diffusion.data import PointSet, split
 from manifold_diffusion.manifolds import Sphere, Torus
 from manifold_diffusion.metrics import (
@@ -178,3 +178,17 @@ def test_torsions_have_methods_of_their_own(monkeypatch):
     twins = M.project(x[:100] + 5e-4 * torch.randn(100, 1, generator=g, dtype=torch.float64))
     assert 2e-4 < methods.copies(M, x, twins).bandwidth < 2e-3
     assert methods.copies(M, x, M.random_uniform(100, generator=g, dtype=torch.float64)).bandwidth < 3e-3
+
+
+def test_the_network_is_trained_again_with_the_validation_points(tmp_path, monkeypatch):
+    trained = []
+
+    def fit(train, val, seed, manifold, steps, folder):
+        trained.append((len(train), val is None, folder.name))
+        return RiemannianDiffusion(M)
+
+    monkeypatch.setattr("experiments.likelihood.rows.LEARNED", {"network": fit})
+    rows = Rows({"angles": points()}, tmp_path, steps=2, tolerance=0.1, limit=10, again=True)
+    facts = rows.row("angles", "distinct", "network", 0)
+    assert trained == [(10, False, "angles-distinct-network-0"), (20, True, "angles-distinct-network-0-grown")]
+    assert facts["grown_nll"] == pytest.approx(facts["nll"], abs=1e-6)  # neither was trained

@@ -21,6 +21,7 @@ def run(
     names: Sequence[str],
     published: Sequence[Published],
     steps: int,
+    again: bool = False,
 ) -> None:
     """Parse the arguments and run.
 
@@ -33,6 +34,7 @@ def run(
         names: all data sets, in the order of the columns.
         published: rows of other papers.
         steps: default of ``--steps``.
+        again: whether networks are trained again with the validation points.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="a few points and steps, to see that everything runs")
@@ -47,13 +49,13 @@ def run(
     args = parser.parse_args()
     if args.smoke:
         with tempfile.TemporaryDirectory() as folder:
-            rows = Rows(smoke(), Path(folder), steps=2, tolerance=0.1, limit=100)
+            rows = Rows(smoke(), Path(folder), steps=2, tolerance=0.1, limit=100, again=again)
             for name, points in rows.sets.items():
                 for method in methods_of(points.manifold):
                     rows.row(name, "distinct", method, 0)
             print(f"\n{markdown(rows.all(), names, published)}")
         return
-    rows = Rows(load(args.files), args.out, args.steps)
+    rows = Rows(load(args.files), args.out, args.steps, again=again)
     for name in [name for name in args.data or names if name in rows.sets]:
         for method in args.methods or methods_of(rows.sets[name].manifold):
             for kind in (kind for kind in kinds(rows.sets[name]) if kind in args.kinds):

@@ -22,8 +22,11 @@ from manifold_diffusion.models import (
 from manifold_diffusion.networks import TangentMLP
 from manifold_diffusion.processes import BrownianMotion, GeodesicFlow, LogPath, default_schedule
 
-Fit = Callable[[Tensor, Tensor, int, Manifold, int, Path], Density]
-"""``(train, val, seed, manifold, steps, folder) -> density``; a checkpoint in the folder is gone on with."""
+Fit = Callable[[Tensor, Any, int, Manifold, int, Path], Density]
+"""``(train, val, seed, manifold, steps, folder) -> density``; a checkpoint in the folder is gone on with.
+
+Networks are trained without validation points too, where ``val`` is None, and then have their last weights.
+"""
 
 SEED_OF_SECOND = 100
 """What the second network's seed is larger by."""
@@ -56,18 +59,18 @@ class Setting:
 SETTINGS = {Sphere(2): Setting(3e-3, 128, 256), Torus(7): Setting(4.5e-3, 512, 0, 0.1)}
 
 
-def network(train: Tensor, val: Tensor, seed: int, manifold: Manifold, steps: int, folder: Path) -> Density:
+def network(train: Tensor, val: Tensor | None, seed: int, manifold: Manifold, steps: int, folder: Path) -> Density:
     """Diffusion with the exact heat kernel."""
     process = BrownianMotion(manifold, default_schedule(manifold, SETTINGS[manifold].resolution ** 2))
     return _trained(RiemannianDiffusion, process, train, val, seed, steps, folder)
 
 
-def second_network(train: Tensor, val: Tensor, seed: int, *others: Any) -> Density:
+def second_network(train: Tensor, val: Tensor | None, seed: int, *others: Any) -> Density:
     """The same with other initial weights, batches and noise."""
     return network(train, val, seed + SEED_OF_SECOND, *others)
 
 
-def flow(train: Tensor, val: Tensor, seed: int, manifold: Manifold, steps: int, folder: Path) -> Density:
+def flow(train: Tensor, val: Tensor | None, seed: int, manifold: Manifold, steps: int, folder: Path) -> Density:
     """Flow matching along geodesics."""
     path = GeodesicFlow(manifold, LogPath(SETTINGS[manifold].resolution))
     return _trained(RiemannianFlow, path, train, val, seed, steps, folder)
@@ -77,7 +80,7 @@ def _trained(
     kind: Callable[..., GenerativeModel],
     process: Any,
     train: Tensor,
-    val: Tensor,
+    val: Tensor | None,
     seed: int,
     steps: int,
     folder: Path,

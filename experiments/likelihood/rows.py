@@ -29,7 +29,8 @@ class Rows:
 
     A row is two files, each written in one step: the log densities of validation and test points, of which mixtures are
     made, then the facts; a row with facts is complete. What a network learns is in a folder of the same name. Densities
-    that take points without being chosen or trained again are scored once more ("grown") with the validation points.
+    that take points without being chosen or trained again are scored once more ("grown") with the validation points,
+    and so are networks, trained again on all with the same settings, where that is asked for.
 
     Attributes:
         sets: the data, with their repeats, float64.
@@ -37,6 +38,7 @@ class Rows:
         steps: optimiser steps.
         tolerance: of the likelihoods along a flow, in nats a step.
         limit: points of each part that are used.
+        again: whether to train networks again with the validation points.
     """
 
     sets: dict[str, PointSet]
@@ -44,6 +46,7 @@ class Rows:
     steps: int
     tolerance: float = 1e-3
     limit: int = 10**9
+    again: bool = False
 
     def row(self, data: str, kind: str, method: str, seed: int) -> dict[str, Any]:
         """The facts of a row, from its file, or measured; those of a mixture's members are measured first."""
@@ -110,6 +113,11 @@ class Rows:
         facts |= {"steps": steps, "fit_s": fitted - start, "score_s": time.perf_counter() - fitted}
         if method not in FLOWS:
             scores["grown"] = grown(model, val).log_prob(test).double()
+        elif self.again:
+            everything = folder.with_name(f"{folder.name}-grown")
+            model = fit(torch.cat([train, val]), None, seed, manifold, steps, everything)
+            assert isinstance(model, GenerativeModel)
+            scores["grown"] = model.log_prob(test, tolerance=self.tolerance).double()
         return facts, scores
 
 

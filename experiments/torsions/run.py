@@ -45,4 +45,6 @@ def smoke() -> dict[str, PointSet]:
 
 
 if __name__ == "__main__":
-    run(__file__, __doc__ or "", Path("data/torsions/rna.tsv"), load, smoke, ("rna",), PUBLISHED, steps=4000)
+    run(
+        __file__, __doc__ or "", Path("data/torsions/rna.tsv"), load, smoke, ("rna",), PUBLISHED, steps=4000, again=True
+    )

@@ -34,7 +34,6 @@ SEED_OF_SECOND = 100
 ORDERS = ((0, 1, 2, 3, 4, 5, 6), (3, 2, 1, 0, 4, 5, 6), (3, 6, 2, 1, 0, 4, 5))
 """Of the torsions of RNA: along the backbone, and from the sugar (delta) outwards, chi in the end or at once."""
 
-
 REGRESSIONS = ((16, 0.3), (32, 0.1), (64, 0.03), (128, 0.03), (128, 0.3), (256, 0.03))
 """Of the same torsions: neighbours and ridges."""
 

@@ -52,7 +52,7 @@ class LearnedDensity(PretrainedModel):
     @property
     def reach(self) -> int:
         """The largest number of neighbours that are asked."""
-        raise NotImplementedError
+        return self.network.reach
 
     @property
     def _about(self) -> str:
@@ -218,10 +218,6 @@ class LearnedKernelDensity(LearnedDensity):
         self.metadata = {}
 
     @property
-    def reach(self) -> int:
-        return max(self.scales)
-
-    @property
     def _about(self) -> str:
         return f"{self.components + len(self.narrow)} kernels at each"
 
@@ -294,10 +290,6 @@ class AutoregressiveKernelDensity(LearnedDensity):
         self.orders, self.neighbours = self.network.orders, self.network.neighbours
         self.regressions = self.network.regressions
         self.metadata = {}
-
-    @property
-    def reach(self) -> int:
-        return max([self.neighbours, *(k for k, _ in self.regressions)])
 
     @property
     def _about(self) -> str:

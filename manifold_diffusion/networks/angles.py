@@ -189,10 +189,9 @@ class NextAngle(nn.Module):
     ) -> None:
         super().__init__()
         self.given, self.target, self.neighbours = list(given), target, neighbours
-        self.regressions, self.asked = list(regressions), [neighbours, *(k for k, _ in regressions)]
+        self.regressions, self.reach = list(regressions), max([neighbours, *(k for k, _ in regressions)])
         self.lengths, self.length, self.components = [lengths[i] for i in given], lengths[target], components
-        most = max(self.asked)
-        self.counts = sorted({min(2**i, most) for i in range(most.bit_length() + 1)})
+        self.counts = sorted({min(2**i, self.reach) for i in range(self.reach.bit_length() + 1)})
         kinds = components * (1 + len(regressions))
         n_features = 2 * len(self.counts) - 1 + len(regressions)
         self.register_buffer("mean", torch.zeros(n_features))
@@ -221,7 +220,7 @@ class NextAngle(nn.Module):
         return Look(*(torch.cat(values) for values in single), targets=whole)
 
     def _look(self, around: AngleCentres, x: Tensor, own: Tensor | None) -> Look:
-        near = around.centres[around.nearest(self.given, x, max(self.asked), own)]
+        near = around.centres[around.nearest(self.given, x, self.reach, own)]
         offsets = wrap_angle(x[:, None, self.given] - near[..., self.given], x.new_tensor(self.lengths))
         squares = offsets.square().sum(-1)
         base = near[:, 0, self.target]
@@ -252,10 +251,11 @@ class NextAngle(nn.Module):
         h = nn.functional.silu(self.first(standardised(look.features, self.mean, self.std)))
         out = self.last(h + nn.functional.silu(self.second(h)))
         bandwidth, width, share = out.tensor_split([len(self.metric), 2 * len(self.metric)], -1)
-        unit = look.squares[:, min(8, max(self.asked)) - 1, None]
+        unit = look.squares[:, min(8, self.reach) - 1, None]
         scale = unit * (2 * bandwidth.clamp(max=LIMIT)).exp() + _TINY
         squares = look.offsets.square().mT
-        parts = zip(self.asked, self.metric.exp().split(self.components), self._by_kind(-0.5 / scale), strict=True)
+        asked = [targets.shape[-1] for targets in look.targets]
+        parts = zip(asked, self.metric.exp().split(self.components), self._by_kind(-0.5 / scale), strict=True)
         log_w = [(metric @ squares[..., :k] * factor).log_softmax(-1) for k, metric, factor in parts]
         width = self.length / (2 * math.pi) * width.clamp(max=10).exp() + FLOOR
         kernels, uniform = share[:, :-1], share[:, -1:]
@@ -285,8 +285,8 @@ class NextAngle(nn.Module):
         n, m, rows = len(share), share.shape[1] - 1, torch.arange(len(share), device=share.device)
         if not n:
             return look.base
-        log_w = torch.cat([_padded(values, max(self.asked), -math.inf) for values in parts], 1).double()
-        targets = torch.stack([_padded(values, max(self.asked), 0.0) for values in look.targets], 1)
+        log_w = torch.cat([_padded(values, self.reach, -math.inf) for values in parts], 1).double()
+        targets = torch.stack([_padded(values, self.reach, 0.0) for values in look.targets], 1)
         kind = torch.multinomial(share.exp(), 1, generator=generator).squeeze(1)
         used = kind.clamp(max=m - 1)
         centre = torch.multinomial(log_w[rows, used].exp(), 1, generator=generator).squeeze(1)

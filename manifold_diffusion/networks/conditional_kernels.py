@@ -173,6 +173,11 @@ class ConditionalKernels(nn.Module):
             x[rows] = y
         return self.manifold.project(x).to(self.centres)
 
+    @property
+    def reach(self) -> int:
+        """The largest number of centres that are asked for an angle."""
+        return self.chains[0][0].reach
+
     # ------------------------------------------------------------------ helpers
 
     @property

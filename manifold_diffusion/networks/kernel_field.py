@@ -238,6 +238,11 @@ class KernelField(nn.Module):
         x = sample_normal(M, around.centres[centre], around.basis[centre], means, factors, uniform, generator)
         return x.to(self.centres)
 
+    @property
+    def reach(self) -> int:
+        """The largest number of neighbours whose moments are read."""
+        return max(self.scales)
+
     # ------------------------------------------------------------------ helpers
 
     @property

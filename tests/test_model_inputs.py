@@ -16,7 +16,7 @@ from manifold_diffusion import (
 )
 from manifold_diffusion.manifolds import Product, Sphere, Torus
 from manifold_diffusion.networks import TangentMLP
-from manifold_diffusion.objectives import DenoisingScoreMatching, FlowMatching
+from manifold_diffusion.objectives import ConditionDropout, DenoisingScoreMatching, FlowMatching
 from manifold_diffusion.processes import BrownianMotion, GeodesicFlow, LogSchedule
 from manifold_diffusion.solvers import AdaptiveSteps, DormandPrince
 
@@ -113,6 +113,13 @@ def test_a_condition_is_cast_and_its_shape_is_checked():
     for cond in ([0.0, 0.0], torch.zeros(()), torch.zeros(1, 3, 2)):
         with pytest.raises(ConfigError, match="cond must be a tensor"):
             model.sample(3, steps=1, cond=cond)
+    dropped = ConditionDropout(DenoisingScoreMatching(process))
+    marked = RiemannianDiffusion(Sphere(2), process, TangentMLP(process, cond_dim=3, width=8), dropped)
+    x = Sphere(2).random_uniform(5, generator=seeded())
+    for trained in (model, marked):  # before anything is written
+        for cond in (torch.zeros(5), torch.zeros(5, 1), torch.zeros(5, 3)):
+            with pytest.raises(ConfigError, match=r"cond must have shape \(5, 2\)"):
+                trained.fit(x, cond=cond, max_steps=1)
 
 
 def test_metadata_that_cannot_be_saved_is_not_kept(tmp_path):

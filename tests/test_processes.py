@@ -10,6 +10,7 @@ from manifold_diffusion.heat_kernels import heat_kernel
 from manifold_diffusion.manifolds import SO3, Euclidean, Hyperboloid, Manifold, Product, Sphere, Torus, gradient
 from manifold_diffusion.processes import (
     BrownianMotion,
+    GeodesicFlow,
     HeatPrior,
     Langevin,
     LinearSchedule,
@@ -233,6 +234,14 @@ def test_weighted_product_agrees_with_one_brownian_motion():
     assert torch.allclose(a.velocity(t, path.x_t), b.velocity(t, path.x_t), rtol=1e-9)
     sa, sb = joint.terms(network).reverse, split.terms(network).reverse
     assert torch.allclose(sa.diffusion(t, x0).expand_as(x0), sb.diffusion(t, x0).expand_as(x0), rtol=1e-9)
+
+
+@pytest.mark.parametrize("process", [BrownianMotion(Sphere(2)), GeodesicFlow(Sphere(2))], ids=["noise", "flow"])
+def test_bad_times_of_paths_are_refused(process):
+    x = Sphere(2).origin().expand(3, 3)
+    for t in (0.5, torch.ones(2), torch.tensor([0.1, -0.2, 0.3]), torch.tensor([0.1, math.nan, 0.3])):
+        with pytest.raises(ConfigError, match="t must be"):
+            process.sample(x, t)
 
 
 def test_no_kernel_names_the_alternative():

@@ -28,7 +28,7 @@ def measure(n: int, method: str, points: int, seed: int, steps: int, folder: Pat
     space = dataclasses.replace(tori(n, points), steps=steps)
     train, val, test = space.parts(seed)
     model = build(method, space, seed)
-    model.fit(train, val, max_steps=steps, seed=seed, out_dir=folder, resume=True, overwrite=True)
+    model.fit(train, val, max_steps=steps, seed=seed, out_dir=folder, resume=True)
     assert space.truth is not None
     truth, some = space.truth(seed), min(len(test), max(SCORED // n, 20))
     losses = {}

@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 success, 1 a failed computation, 2 bad usage, configuration, data or file, 130 interrupted.
+        SIGTERM in training ends the process with 143.
 
     Example:
         >>> main(["--version"])  # doctest: +ELLIPSIS

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .._errors import ConfigError, DataError
+from .._errors import CapabilityError, ConfigError, DataError
 from .._typing import Batch
 from .._version import __version__
+from ..heat_kernels import heat_kernel
 from ..manifolds import Compact, Manifold, cast_points
 from .arguments import new_model_parser, parse_for_model
 from .files import (
@@ -82,9 +83,15 @@ def run(argv: Sequence[str]) -> int:
         "data options": options,
     }
     print(f"{data.name}: {data.counts}\n")
-    results["test nll"] = _likelihoods(model, data, given["baselines"])
+    try:
+        heat_kernel(model.manifold)
+        has_kernel = True
+    except CapabilityError:
+        has_kernel = False
+        print(f"{model.manifold} has no heat kernel: no kernel densities, and a Gaussian kernel in the tests.\n")
+    results["test nll"] = _likelihoods(model, data, given["baselines"] and has_kernel)
     if len(samples):
-        results["two-sample tests"] = _two_sample_tests(model.manifold, samples, data, given)
+        results["two-sample tests"] = _two_sample_tests(model.manifold, samples, data, given, has_kernel)
     results |= {
         "seed": given["seed"],
         "command": shlex.join(["manifold-diffusion", "evaluate", *argv]),
@@ -151,19 +158,22 @@ def _samples(model: GenerativeModel | LearnedDensity, test: Batch, given: Mappin
     return samples.cpu().to(test.x)
 
 
-def _two_sample_tests(manifold: Manifold, samples: Tensor, data: Data, given: Mapping[str, Any]) -> dict[str, Any]:
+def _two_sample_tests(
+    manifold: Manifold, samples: Tensor, data: Data, given: Mapping[str, Any], has_kernel: bool
+) -> dict[str, Any]:
     """Print and return the tests of samples against test points."""
-    from ..metrics import HeatGram, c2st, mmd2_unbiased, mmd_permutation_test, real_vs_real_floor
+    from ..metrics import ChordalGaussian, HeatGram, c2st, mmd2_unbiased, mmd_permutation_test, real_vs_real_floor
 
     generator = torch.Generator().manual_seed(given["seed"])
     test, n = data.test.x[:_MAX_SAMPLE], len(samples)
-    gram = HeatGram(manifold)
+    gram, kernel = (HeatGram(manifold), "heat") if has_kernel else (ChordalGaussian(manifold), "chordal Gaussian")
     permuted = mmd_permutation_test(samples, test, gram, given["permutations"], generator)
     by = f" ({given['method']})" if given["method"] else ""
-    print(f"\n{n:,} samples{by} against {len(test):,} test points, heat kernel")
+    print(f"\n{n:,} samples{by} against {len(test):,} test points, {kernel} kernel")
     print(f"unbiased {permuted}")
     out: dict[str, Any] = {
         "samples": n,
+        "kernel": kernel,
         "mmd2": permuted.mmd2,
         "p_value": permuted.p_value,
         "permuted mean": permuted.null_mean,

@@ -70,9 +70,13 @@ def run(argv: Sequence[str]) -> int:
     _check_folder(folder, given["resume"], given["overwrite"])
     counts = f"{data.name}: {data.counts}; {model.manifold}, "
     print(counts + n_parameters(model.network), flush=True)
-    result = _train(model, data, resolved, folder, given["resume"], given["overwrite"])
+    again = shlex.join(["manifold-diffusion", "fit", "--out_dir", str(folder), "--resume"])
+    try:
+        result = _train(model, data, resolved, folder, given["resume"], given["overwrite"])
+    except SystemExit:  # by a signal to terminate
+        print(f"Terminated. Continue: {again}", file=sys.stderr)
+        raise
     if result.stopped_by == "interrupt":
-        again = shlex.join(["manifold-diffusion", "fit", "--out_dir", str(folder), "--resume"])
         print(f"Stopped at step {result.steps}. Continue: {again}", file=sys.stderr)
         return 130
     _finish(model, data, resolved, folder, result, shlex.join(["manifold-diffusion", "fit", *argv]))

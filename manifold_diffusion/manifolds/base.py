@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from typing import Any
@@ -55,6 +56,12 @@ class Manifold(ABC):
     """What :meth:`defect` measures, for error messages."""
 
     def __init__(self, dim: int, point_shape: tuple[int, ...], *args: Any) -> None:
+        own = [] if type(self).__init__ is Manifold.__init__ else list(inspect.signature(type(self)).parameters)
+        if own and not args:
+            raise ConfigError(
+                f"{type(self).__name__} takes {', '.join(own)}, and must hand them on: super().__init__(dim, "
+                f"point_shape, {', '.join(own)}). Instances are equal, and share a heat kernel, if these are."
+            )
         self.dim = dim
         self.point_shape = tuple(point_shape)
         self._args = args

@@ -32,7 +32,16 @@ from ..solvers import (
     sample_with_log_prob,
 )
 from .card import model_card, n_parameters
-from .inputs import check_network, check_points, conditions, in_chunks, in_own_dtype, same_process, times_at
+from .inputs import (
+    check_estimator,
+    check_network,
+    check_points,
+    conditions,
+    in_chunks,
+    in_own_dtype,
+    same_process,
+    times_at,
+)
 from .pretrained import PretrainedModel, description
 from .string import evolve_string
 
@@ -300,6 +309,7 @@ class GenerativeModel(PretrainedModel):
             ManifoldError: if a point is not on the manifold.
         """
         check_points(self, x, flat=True)
+        check_estimator(estimator)
         results, start = [], 0
         for size, part in in_chunks(self, len(x), cond, batch_size):
             terms = self.process.terms(self.network, part)
@@ -332,6 +342,7 @@ class GenerativeModel(PretrainedModel):
         **options: Any,
     ) -> DensitySolution:
         """Draw points along the probability flow with their log density, in one pass; see :meth:`likelihood`."""
+        check_estimator(estimator)
         results = []
         for size, part in in_chunks(self, n, cond, batch_size):
             terms = self.process.terms(self.network, part)

@@ -39,15 +39,22 @@ class BridgeFit:
     Attributes:
         to_0: a record of each fit of the network towards t = 0.
         to_1: a record of each fit of the network towards t = 1.
-        pairs: the last pairs, ``(n, 2, *point_shape)``: simulated from ``x0``.
+        pairs: the last pairs, ``(n, 2, *point_shape)``: simulated from ``x0``, or those that the last network was
+            being trained on when it was interrupted.
     """
 
     to_0: tuple[FitResult, ...]
     to_1: tuple[FitResult, ...]
     pairs: Tensor
 
+    @property
+    def stopped_by(self) -> str:
+        """``"interrupt"``, or what the last training ended with: ``"max_steps"``, ``"max_time"`` or ``"patience"``."""
+        return (self.to_0 if len(self.to_0) > len(self.to_1) else self.to_1)[-1].stopped_by
+
     def __repr__(self) -> str:
-        return f"BridgeFit({len(self.to_0)} iterations, {len(self.pairs)} pairs)"
+        interrupted = ", interrupted" if self.stopped_by == "interrupt" else ""
+        return f"BridgeFit({len(self.to_0)} iterations, {len(self.pairs)} pairs{interrupted})"
 
 
 class SchrodingerBridge(PretrainedModel):
@@ -145,6 +152,9 @@ class SchrodingerBridge(PretrainedModel):
     ) -> BridgeFit:
         """Iterative Markovian fitting between two data sets, with a Lightning ``Trainer`` underneath.
 
+        Ctrl-C stops after the present step. With ``out_dir`` the same call with ``resume=True`` goes on from there, and
+        ends where an uninterrupted one ends.
+
         Args:
             x0: data at t = 0, ``(n, *point_shape)``.
             x1: data at t = 1, ``(m, *point_shape)``.
@@ -201,6 +211,8 @@ class SchrodingerBridge(PretrainedModel):
                         **options,
                     )
                 )
+                if records[direction][-1].stopped_by == "interrupt":
+                    return BridgeFit(tuple(records["to_0"]), tuple(records["to_1"]), pairs)
                 start = self._start(n, direction, generator)
                 end = self.sample(start, direction=direction, steps=steps, generator=generator)
                 pairs = torch.stack([end, start] if direction == "to_0" else [start, end], 1)

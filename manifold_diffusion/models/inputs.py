@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .pretrained import PretrainedModel
 
 __all__ = [
+    "check_estimator",
     "check_network",
     "check_points",
     "conditions",
@@ -98,20 +99,33 @@ def in_own_dtype(model: PretrainedModel, points: Any, name: str, manifold: Manif
     return cast_points(manifold, points, model.like.dtype)
 
 
+def check_estimator(estimator: str) -> None:
+    """Raise unless there is such an estimator of the divergence."""
+    if estimator not in ("exact", "hutchinson"):
+        raise ConfigError(f'estimator must be "exact" or "hutchinson"; got {estimator!r}.')
+
+
 def check_network(model: GenerativeModel, x: Tensor, cond: Tensor | None = None) -> None:
     """Call the network once on a few points, so that one of the wrong kind fails before any training.
 
     Args:
         model: whose network is called.
         x: points, ``(n, *point_shape)``.
-        cond: conditions, of which only the number of columns counts; None for none.
+        cond: conditions of all points, of which only the shape counts; None for none.
 
     Raises:
-        ConfigError: unless it returns a tangent vector per point.
+        ConfigError: unless it takes the conditions and returns a tangent vector per point.
     """
     network, training = model.network, model.network.training
-    if cond is not None:  # objectives may add columns to the conditions
-        cond = x.new_zeros(len(x), getattr(network, "cond_dim", cond.shape[-1]))
+    if cond is not None:
+        width, added = getattr(network, "cond_dim", None), getattr(model.objective, "added_conditions", None)
+        if cond.dim() != 2 or (width and added is not None and cond.shape[1] != width - added):
+            columns = "cond_dim" if width is None or added is None else width - added
+            raise ConfigError(
+                f"cond must have shape ({len(cond)}, {columns}), a row per point; got {tuple(cond.shape)}. "
+                f"{type(network).__name__} has cond_dim={width}."
+            )
+        cond = x.new_zeros(len(x), width or cond.shape[-1])  # objectives may add columns to the conditions
     with torch.no_grad():
         output = network.eval()(x.new_full((len(x),), 0.5), x, cond)
     network.train(training)

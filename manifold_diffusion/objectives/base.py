@@ -20,9 +20,11 @@ class Objective(ABC):
     Attributes:
         needs_graph: whether the loss may differentiate its network by autograd, so that validation, too, keeps a graph;
             where it does not, leaving it out saves memory.
+        added_conditions: columns that the loss adds to the conditions of a batch.
     """
 
     needs_graph: bool = True
+    added_conditions: int = 0
 
     @abstractmethod
     def loss(self, network: Network, batch: Batch, generator: torch.Generator | None = None) -> Tensor:

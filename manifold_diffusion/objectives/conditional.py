@@ -47,6 +47,8 @@ class ConditionDropout(Objective):
         Ho and Salimans, *Classifier-free diffusion guidance*, 2022, arXiv:2207.12598.
     """
 
+    added_conditions = 1
+
     def __init__(self, objective: Objective, probability: float = 0.1) -> None:
         if not 0 <= probability <= 1:
             raise ConfigError(

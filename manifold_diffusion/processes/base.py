@@ -10,7 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from .._errors import CapabilityError
+from .._errors import CapabilityError, ConfigError
+from .._safe import readable
 from .._typing import Network
 from ..manifolds import Manifold
 from .terms import ODETerm, SDETerm, Terms
@@ -70,6 +71,20 @@ class Mismatch:
         return f"KL(p_1 || prior) = {self.kl:.1e} +- {self.standard_error:.0e} nats"
 
 
+def check_times(t: Tensor | float, batch: tuple[int, ...]) -> None:
+    """Raise :class:`ConfigError` unless times are a tensor of the shape of a batch, and as in :func:`check_range`."""
+    if not isinstance(t, Tensor) or (t.dim() and t.shape != batch):
+        got = f"shape {tuple(t.shape)}" if isinstance(t, Tensor) else repr(t)
+        raise ConfigError(f"t must be a tensor of times, one per point, {tuple(batch)}; got {got}.")
+    check_range(t)
+
+
+def check_range(t: Tensor) -> None:
+    """Raise :class:`ConfigError` for times outside [0, 1], on the CPU: elsewhere looking would wait for the device."""
+    if t.device.type == "cpu" and readable(t) and not bool(((t >= 0) & (t <= 1)).all()):
+        raise ConfigError(f"t must be in [0, 1], from data to noise; got {float(t.min())} to {float(t.max())}.")
+
+
 class Process(nn.Module, ABC):
     r"""What joins data (t = 0) to a prior (t = 1): a noise process, a path of flow matching, a bridge.
 
@@ -90,7 +105,12 @@ class Process(nn.Module, ABC):
 
     @abstractmethod
     def sample(self, x0: Tensor, t: Tensor, generator: torch.Generator | None = None) -> PathSample:
-        """Points at times ``t`` ``(*batch,)`` of paths from data ``x0``."""
+        """Points at times ``t`` in [0, 1], a tensor ``(*batch,)``, of paths from data ``x0``.
+
+        Raises:
+            ConfigError: for a time outside [0, 1] (on the CPU; elsewhere looking would wait for the device), or times
+                of another shape.
+        """
 
     @abstractmethod
     def noise_levels(self, t: Tensor) -> Tensor:

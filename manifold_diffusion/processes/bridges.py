@@ -13,7 +13,7 @@ from .._typing import Network
 from ..data import Coupling
 from ..heat_kernels import draw_bridge, geodesic_random_walk, heat_kernel
 from ..manifolds import Manifold
-from .base import NoiseProcess, PathSample
+from .base import NoiseProcess, PathSample, check_range, check_times
 from .priors import EmpiricalPrior
 from .terms import ODETerm, SDETerm, Terms
 
@@ -119,14 +119,12 @@ class BrownianBridge:
 
     def _times(self, x: Tensor, t: Tensor | float) -> Tensor:
         times = torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(self.manifold.batch_shape(x))
-        if times.device.type == "cpu" and not bool(((times >= 0) & (times <= 1)).all()):
-            raise ConfigError(
-                f"t, the time of a bridge, must be in [0, 1]; got {float(times.min())} to {float(times.max())}."
-            )
+        check_range(times)
         return times
 
     def _spans(self, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         times = torch.as_tensor(t, dtype=x.dtype, device=x.device)
+        check_range(times)
         return self.tau * times, self.tau * (1 - times)
 
     def _simulate(self, x0: Tensor, x1: Tensor, t: Tensor, n_steps: int, generator: torch.Generator | None) -> Tensor:
@@ -219,6 +217,7 @@ class BridgeMixture(NoiseProcess):
 
     def sample_pairs(self, x0: Tensor, x1: Tensor, t: Tensor, generator: torch.Generator | None = None) -> PathSample:
         """Draw of the bridges between given pairs; ``t`` is kept ``tau_min`` away from the end of the direction."""
+        check_times(t, self.manifold.batch_shape(x0))
         least = self.tau_min / self.tau
         t = t.clamp_max(1 - least) if self.direction == "to_1" else t.clamp_min(least)
         x_t = self.bridge.sample(x0, x1, t, generator)

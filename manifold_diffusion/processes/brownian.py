@@ -11,7 +11,7 @@ from torch import Tensor
 from .._errors import CapabilityError, ConfigError
 from ..heat_kernels import ShortTimeKernel, geodesic_random_walk, heat_kernel
 from ..manifolds import Manifold, geodesic_symmetry
-from .base import Mismatch, NoiseProcess, PathSample
+from .base import Mismatch, NoiseProcess, PathSample, check_times
 from .priors import HeatPrior, brownian_prior
 from .schedules import Schedule, default_schedule
 
@@ -86,6 +86,7 @@ class BrownianMotion(NoiseProcess):
         self.prior = brownian_prior(manifold, self.schedule.tau_max, n_centres)
 
     def sample(self, x0: Tensor, t: Tensor, generator: torch.Generator | None = None) -> PathSample:
+        check_times(t, self.manifold.batch_shape(x0))
         tau = self.schedule.tau(t)
         if self._kernel is None:
             assert self.n_steps is not None

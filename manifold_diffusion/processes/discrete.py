@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .._errors import ConfigError, DataError
 from .._typing import Network
+from .base import check_range
 from .signals import LinearSignal, SignalSchedule
 
 __all__ = ["AbsorbingNoise", "Denoiser", "DiscreteNoise", "UniformNoise"]
@@ -111,7 +112,7 @@ class DiscreteNoise(ABC):
             t: times, ``(*batch,)``.
         """
         p = self._check_probabilities(x0_probabilities)
-        _check_times(t)
+        check_range(t)
         return self._jump(self._embed(p), *(_column(a.to(p)) for a in (self.signal.alpha(t), self.signal.noise(t))))
 
     def denoise(self, logits: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
@@ -122,7 +123,7 @@ class DiscreteNoise(ABC):
             x_t: noised tokens, ``(*batch, length)``.
             t: times, ``(*batch,)``.
         """
-        _check_times(t)
+        check_range(t)
         return self._clean(self._check_probabilities(logits, "logits"), x_t, t.to(logits))
 
     def denoiser(self, network: Network, cond: Tensor | None = None) -> Denoiser:
@@ -217,7 +218,7 @@ class UniformNoise(DiscreteNoise):
 
     def sample(self, x0: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
         self.check_tokens(x0, "x0")
-        _check_times(t)
+        check_range(t)
         u = torch.rand(x0.shape, generator=generator, dtype=t.dtype, device=x0.device)
         other = torch.randint(self.n_categories, x0.shape, generator=generator, device=x0.device)
         return torch.where(u < self.signal.alpha(t).unsqueeze(-1), x0, other)
@@ -278,7 +279,7 @@ class AbsorbingNoise(DiscreteNoise):
 
     def sample(self, x0: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
         self.check_tokens(x0, "x0")
-        _check_times(t)
+        check_range(t)
         u = torch.rand(x0.shape, generator=generator, dtype=t.dtype, device=x0.device)
         return x0.masked_fill(u >= self.signal.alpha(t).unsqueeze(-1), self.mask)
 
@@ -304,14 +305,6 @@ class AbsorbingNoise(DiscreteNoise):
         still = _column(self.signal.noise(s) / noise_t)
         masked = self._jump(self._embed(p), 1 - still, still)
         return torch.where((x_t == self.mask).unsqueeze(-1), masked, _one_hot(x_t, self.n_states, p))
-
-
-def _check_times(t: Tensor) -> None:
-    """Raise :class:`ConfigError` unless all times are from 0 to 1; on the CPU only."""
-    if t.device.type == "cpu" and not bool(((t >= 0) & (t <= 1)).all()):
-        raise ConfigError(
-            f"Times t must be from 0 (data) to 1 (noise); got values from {float(t.min())} to {float(t.max())}."
-        )
 
 
 def _check_order(s: Tensor, t: Tensor, positive: bool = False) -> None:

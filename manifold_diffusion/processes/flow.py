@@ -14,7 +14,7 @@ from .._errors import ConfigError
 from .._typing import Network
 from ..data import Coupling
 from ..manifolds import Compact, Manifold, Sphere
-from .base import Mismatch, PathSample, Prior, Process
+from .base import Mismatch, PathSample, Prior, Process, check_times
 from .langevin import is_flat
 from .paths import LinearPath, PathSchedule
 from .priors import Uniform, WrappedNormal
@@ -94,6 +94,7 @@ class PathProcess(Process):
         """Points at fraction ``s`` ``(*batch,)`` of the paths, and their velocities dx/ds."""
 
     def sample(self, x0: Tensor, t: Tensor, generator: torch.Generator | None = None) -> PathSample:
+        check_times(t, self.manifold.batch_shape(x0))
         batch = self.manifold.batch_shape(x0)
         x1 = self.prior.sample(math.prod(batch), generator=generator, dtype=x0.dtype, device=x0.device)
         if self.coupling is not None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from .._errors import CapabilityError, ConfigError
 from ..heat_kernels import geodesic_random_walk
 from ..manifolds import Euclidean, Manifold, Power, gradient
-from .base import Mismatch, NoiseProcess, PathSample
+from .base import Mismatch, NoiseProcess, PathSample, check_times
 from .priors import WrappedNormal
 from .schedules import LogSchedule, Schedule
 
@@ -85,6 +85,7 @@ class Langevin(NoiseProcess):
         return torch.exp(-self.schedule.tau(t) / (2 * self.sigma**2))
 
     def sample(self, x0: Tensor, t: Tensor, generator: torch.Generator | None = None) -> PathSample:
+        check_times(t, self.manifold.batch_shape(x0))
         if not self.has_target:
             x_t = geodesic_random_walk(self.manifold, x0, self.schedule.tau(t), self.n_steps, self._pull, generator)
             return PathSample(t, x0, x_t, None, torch.ones_like(t))

@@ -13,6 +13,7 @@ from ..data.couplings import point_weights
 from ..heat_kernels import HeatKernel, heat_kernel
 from ..heat_kernels.mixture import draw_index
 from ..manifolds import Manifold
+from .base import check_range
 from .bridges import BrownianBridge, Direction
 from .terms import ODETerm, SDETerm
 
@@ -77,7 +78,13 @@ class SchrodingerPlan:
         return (self.f + self.log_weights0).unsqueeze(1) + (self.g + self.log_weights1) + log_p
 
     def log_prob(self, x: Tensor, t: Tensor | float) -> Tensor:
-        """Log density at 0 < t < 1 of the bridge, with respect to the Riemannian volume, ``(*batch,)``."""
+        """Log density at 0 < t < 1 of the bridge, with respect to the Riemannian volume, ``(*batch,)``.
+
+        Raises:
+            ManifoldError: if a point is not on the manifold.
+            ConfigError: for a time outside [0, 1] (on the CPU); so do the drifts.
+        """
+        self.manifold.check_point(x, "x")
         return self._field(x, t, "to_0", False) + self._field(x, t, "to_1", False)
 
     def drift_to_1(self, x: Tensor, t: Tensor | float) -> Tensor:
@@ -152,6 +159,7 @@ class SchrodingerPlan:
         kernel, batch = heat_kernel(self.manifold), self.manifold.batch_shape(x)
         flat = x.reshape(-1, *self.manifold.point_shape)
         times = torch.as_tensor(t, dtype=x.dtype, device=x.device)
+        check_range(times)
         left = self.tau * ((1 - times) if _sign(direction) > 0 else times)
         varied = left.dim() > 0 and len(flat) > 1 and bool((left != left.flatten()[0]).any())
         left = left.expand(batch).reshape(-1) if varied else left.flatten()[:1]

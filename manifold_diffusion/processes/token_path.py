@@ -10,7 +10,7 @@ from torch import Tensor
 from .._errors import ConfigError, DataError
 from .._typing import Network
 from ..manifolds import Euclidean, Power
-from .base import Mismatch, PathSample, Process
+from .base import Mismatch, PathSample, Process, check_times
 from .decoding_clock import DecodingClock
 from .priors import WrappedNormal
 from .terms import ODETerm, SDETerm, Terms
@@ -99,6 +99,7 @@ class TokenPath(Process):
         return torch.nn.functional.one_hot(tokens.long(), self.n_tokens).to(self.unit.dtype)
 
     def sample(self, x0: Tensor, t: Tensor, generator: torch.Generator | None = None) -> PathSample:
+        check_times(t, self.manifold.batch_shape(x0))
         noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
         s = self.manifold.per_point(t)
         return PathSample(t, x0, (1 - s) * x0 + s * noise, None, torch.ones_like(t))

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ..manifolds import Compact, Manifold, Spectral, divergence, gradient, hutchinson_divergence
-from .laws import law, require_small, require_zero_mean
-from .sampling import random_field, random_function, random_points, random_vectors, reach
+from .laws import law, require_mean, require_small, require_zero_mean
+from .sampling import normal_vectors, random_field, random_function, random_points, random_vectors, reach
 
 __all__: list[str] = []
 
@@ -79,13 +79,31 @@ def hutchinson_is_unbiased(manifold: Manifold, dtype: torch.dtype, generator: to
 def divergence_theorem(manifold: Compact, dtype: torch.dtype, generator: torch.Generator) -> None:
     """The divergence of a smooth field has mean 0 under ``random_uniform``, by its standard error.
 
-    It ties the uniform law, the metric and the divergence together: a law that is not uniform or a wrong volume breaks
-    it.
+    It ties the uniform law, the metric and the divergence together: a law that is not uniform breaks it.
     """
     x = manifold.random_uniform(20_000, generator=generator, dtype=dtype)
     for _ in range(2):
         _, div = divergence(manifold, random_field(manifold, dtype, generator), x)
         require_zero_mean(manifold, "divergence_theorem", div, "the mean divergence")
+
+
+@law(Compact, dtypes=_DOUBLE)
+def volume_is_an_integral(manifold: Compact, dtype: torch.dtype, generator: torch.Generator) -> None:
+    r"""``volume`` times the mean of :math:`e^{-d^2/2s}` is its integral over minimal geodesics with ``log_det_exp``.
+
+    The distances d are those of ``random_uniform`` from a point, the geodesics normal tangent vectors of variance s
+    there, and s is such that both are of about one length.
+    """
+    x = random_points(manifold, 1, dtype, generator).expand(4000, *manifold.point_shape)
+    square = manifold.dist(x, manifold.random_uniform(len(x), generator=generator, dtype=dtype)).square()
+    s = square.mean() / manifold.dim
+    log_mass = manifold.log_volume - manifold.dim / 2 * (2 * torch.pi * s).log()
+    v, _, _, minimal = normal_vectors(manifold, x, s, generator)
+    mass = torch.where(minimal, manifold.log_det_exp(x, v).exp(), 0.0)
+    # Independent draws: the difference of the pairs has the standard error of the difference of the means.
+    difference = (log_mass - square / (2 * s)).exp() - mass
+    scale = mass.mean().clamp_min(1e-300)
+    require_mean(manifold, "volume_is_an_integral", difference / scale, "the relative error of the volume", 0.1)
 
 
 @law(Spectral, dtypes=_DOUBLE)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from .._errors import CapabilityError, ConfigError
 from ..heat_kernels import HeatKernel, heat_kernel
-from ..manifolds import Compact, Manifold, WithBoundary
-from .laws import Law, LawError, LawRecord, check_laws, law, require_small, require_zero_mean
-from .sampling import random_points, reach
+from ..manifolds import Compact, Manifold
+from .laws import Law, LawError, LawRecord, check_laws, law, require_mean, require_small
+from .sampling import normal_vectors, random_points, reach
 
 __all__ = ["KERNEL_LAWS", "check_heat_kernel", "has_kernel"]
 
@@ -88,31 +88,13 @@ def _weighted(kernel: HeatKernel, x0: Tensor, tau: float, generator: torch.Gener
     r"""Squared distances from ``x0`` over tau, and weights that make an average an integral against the density.
 
     ``v`` is normal with variance ``1.3 tau`` in the tangent space, and the weight is :math:`p(\exp v)\,|\det d\exp|`
-    over the density of ``v``, or zero where ``v`` is no minimal geodesic: the vectors inside the cut locus reach every
-    point but a null set once. Domains with boundary are taken to be convex: minimal geodesics stay inside.
+    over the density of ``v``, or zero where ``v`` is no minimal geodesic.
     """
     m, wide = kernel.manifold, 1.3 * tau
-    v = wide**0.5 * m.random_tangent(x0, generator=generator)
-    x, square = m.exp(x0, v), m.inner(x0, v, v)
+    v, x, square, minimal = normal_vectors(m, x0, wide, generator)
     log_normal = -square / (2 * wide) - m.dim / 2 * torch.log(torch.tensor(2 * torch.pi * wide, dtype=x0.dtype))
     weight = (kernel.log_prob(x, x0, tau) + m.log_det_exp(x0, v) - log_normal).exp()
-    minimal = square.sqrt() <= m.dist(x0, x) * (1 + 1e-6) + 1e-9
-    if isinstance(m, WithBoundary):
-        minimal = minimal & m.inside(x)
     return square / tau, torch.where(minimal, weight, 0.0)
-
-
-def _require_mean(
-    manifold: Manifold, name: str, samples: Tensor, what: str, resolution: float, expected: Tensor | float = 0.0
-) -> None:
-    """Zero mean of ``samples - expected`` within five standard errors, which are below the resolution."""
-    error = float(samples.std() / len(samples) ** 0.5)
-    if not error <= resolution:
-        raise LawError(f"{manifold}: {name} can't be seen: the standard error of {what} is {error:.1e}.")
-    require_zero_mean(manifold, name, samples - expected, what)
-
-
-# ---------------------------------------------------------------------- laws
 
 
 @law(dtypes=_DOUBLE, registry=KERNEL_LAWS)
@@ -122,12 +104,12 @@ def kernel_has_mass_one(manifold: Manifold, dtype: torch.dtype, generator: torch
     for tau in _TAUS:
         x0 = _starts(manifold, 1, dtype, generator).expand(_N, *manifold.point_shape)
         _, weight = _weighted(kernel, x0, tau, generator)
-        _require_mean(manifold, "kernel_has_mass_one", weight, f"the mass minus 1 at tau = {tau}", 0.02, 1.0)
+        require_mean(manifold, "kernel_has_mass_one", weight, f"the mass minus 1 at tau = {tau}", 0.02, 1.0)
     if isinstance(manifold, Compact):
         x = manifold.random_uniform(_N, generator=generator, dtype=dtype)
         x0 = manifold.random_uniform(1, generator=generator, dtype=dtype).expand_as(x)
         mass = kernel.log_prob(x, x0, 2.0).exp() * manifold.volume
-        _require_mean(manifold, "kernel_has_mass_one", mass, "the mass minus 1 at tau = 2", 0.05, 1.0)
+        require_mean(manifold, "kernel_has_mass_one", mass, "the mass minus 1 at tau = 2", 0.05, 1.0)
 
 
 @law(dtypes=_DOUBLE, registry=KERNEL_LAWS)
@@ -140,7 +122,7 @@ def kernel_samples_have_the_density(manifold: Manifold, dtype: torch.dtype, gene
         drawn = manifold.dist(x0, kernel.sample(x0, tau, generator)).square() / tau
         for what, f in (("exp(-d^2/2 tau)", lambda s: (-s / 2).exp()), ("d^2/tau", lambda s: s / manifold.dim)):
             # Independent draws: the difference of the pairs has the standard error of the difference of the means.
-            _require_mean(manifold, name, f(drawn) - weight * f(square), f"the mean of {what} at tau = {tau}", 0.03)
+            require_mean(manifold, name, f(drawn) - weight * f(square), f"the mean of {what} at tau = {tau}", 0.03)
 
 
 @law(dtypes=_DOUBLE, registry=KERNEL_LAWS)
@@ -152,7 +134,7 @@ def kernel_is_a_semigroup(manifold: Manifold, dtype: torch.dtype, generator: tor
         y = manifold.exp(x0, 0.5 * (s + t) ** 0.5 * manifold.random_tangent(x0, generator=generator))
         z = kernel.sample(x0.expand(_N, *manifold.point_shape), s, generator)
         ratio = (kernel.log_prob(y.expand_as(z), z, t) - kernel.log_prob(y, x0, s + t)).exp()
-        _require_mean(manifold, "kernel_is_a_semigroup", ratio, f"the ratio minus 1 for {s} + {t}", 0.05, 1.0)
+        require_mean(manifold, "kernel_is_a_semigroup", ratio, f"the ratio minus 1 for {s} + {t}", 0.05, 1.0)
 
 
 @law(dtypes=_DOUBLE, registry=KERNEL_LAWS)
@@ -231,7 +213,7 @@ def _target_has_mean_score(kernel: HeatKernel, dtype: torch.dtype, generator: to
         product = torch.where(product.abs() < rounding, 0.0, product)
         if not bool(product.any()):
             continue
-        _require_mean(manifold, "score_of_a_sample", product, f"<target - score, score> tau at tau = {tau}", 0.05)
+        require_mean(manifold, "score_of_a_sample", product, f"<target - score, score> tau at tau = {tau}", 0.05)
 
 
 @law(registry=KERNEL_LAWS)

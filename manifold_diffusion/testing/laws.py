@@ -138,6 +138,19 @@ def require_zero_mean(manifold: Manifold, name: str, samples: Tensor, what: str)
         )
 
 
+def require_mean(
+    manifold: Manifold, name: str, samples: Tensor, what: str, resolution: float, expected: Tensor | float = 0.0
+) -> None:
+    """Require zero mean of ``samples - expected`` within five standard errors, which are below ``resolution``."""
+    error = float(samples.std() / len(samples) ** 0.5)
+    if not error <= resolution:
+        raise LawError(f"{manifold}: {name} can't be seen: the standard error of {what} is {error:.1e}.")
+    require_zero_mean(manifold, name, samples - expected, what)
+
+
+# ---------------------------------------------------------------------- laws
+
+
 def check_manifold(
     manifold: Manifold,
     dtypes: Sequence[torch.dtype] = (torch.float64, torch.float32),

@@ -10,7 +10,15 @@ from torch import Tensor
 
 from ..manifolds import Compact, Manifold, WithBoundary
 
-__all__ = ["ambient_size", "random_field", "random_function", "random_points", "random_vectors", "reach"]
+__all__ = [
+    "ambient_size",
+    "normal_vectors",
+    "random_field",
+    "random_function",
+    "random_points",
+    "random_vectors",
+    "reach",
+]
 
 
 def reach(manifold: Manifold) -> float:
@@ -45,6 +53,22 @@ def random_vectors(manifold: Manifold, x: Tensor, generator: torch.Generator, lo
     v = manifold.random_tangent(x, generator=generator)
     length = low + (high - low) * torch.rand(manifold.batch_shape(x), generator=generator, dtype=x.dtype)
     return manifold.per_point(length / manifold.norm(x, v)) * v
+
+
+def normal_vectors(
+    manifold: Manifold, x: Tensor, variance: Tensor | float, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Normal tangent vectors, where they lead, their squared lengths, and whether their geodesics are minimal.
+
+    Minimal ones, the vectors inside the cut locus, reach every point but a null set once. Domains with boundary are
+    taken to be convex: minimal geodesics stay inside.
+    """
+    v = variance**0.5 * manifold.random_tangent(x, generator=generator)
+    y, square = manifold.exp(x, v), manifold.inner(x, v, v)
+    minimal = square.sqrt() <= manifold.dist(x, y) * (1 + 1e-6) + 1e-9
+    if isinstance(manifold, WithBoundary):
+        minimal = minimal & manifold.inside(y)
+    return v, y, square, minimal
 
 
 def random_function(manifold: Manifold, dtype: torch.dtype, generator: torch.Generator) -> Callable[[Tensor], Tensor]:

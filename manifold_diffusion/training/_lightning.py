@@ -23,10 +23,10 @@ class TrainingStopped(Exception):
 
 
 class StopRequest:
-    """Says whether the user asked for training to stop."""
+    """Says whether the user asked for training to stop, or a scheduler did."""
 
     def __init__(self) -> None:
-        self.requested = False
+        self.requested = self.terminated = False
 
 
 @contextmanager

@@ -29,6 +29,8 @@ __all__ = ["POINTS", "AtomicCheckpointIO", "Checkpoints", "check_compatible", "r
 
 POINTS: Mapping[str, Literal["train", "val"]] = {"training points": "train", "validation points": "val"}
 """What a checkpoint calls the digests of the parts of the data."""
+_NEW = (*POINTS, "warmup_steps", "final_fraction")
+"""What checkpoints have not always held."""
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -155,7 +157,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"can't read the checkpoint {str(path)!r}: it is truncated, altered, or not a checkpoint ({reason}). "
-            "Resume from another one (best.ckpt beside last.ckpt), or start without resume."
+            "Resume from another one, such as best.ckpt beside last.ckpt (by its path in Python; for the command line "
+            "copy it over last.ckpt), or start without resume."
         ) from error
     if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint or "state_dict" not in checkpoint:
         raise CheckpointError(f"{str(path)!r} is not a checkpoint that this library's training wrote.")
@@ -176,7 +179,7 @@ def check_compatible(
     Raises:
         CheckpointError: naming what differs.
     """
-    unsaid = {name: fingerprint[name] for name in POINTS if name in fingerprint}  # by older checkpoints
+    unsaid = {name: fingerprint[name] for name in _NEW if name in fingerprint}  # by older checkpoints
     found = [
         f"{name}: the checkpoint has {saved!r}, this run has {own!r}"
         for name, saved, own in differences({**unsaid, **checkpoint[CHECKPOINT_KEY]["fingerprint"]}, fingerprint)

@@ -198,6 +198,8 @@ class ManifoldDataModule(LightningDataModule):
         nothing = points[:0], None if self.cond is None else self.cond[:0]
         if self.fractions is None:
             val = nothing if self.val is None else (self._read(self.val, "val"), self.val_cond)
+            if self.val is not None and len(val[0]) == 0:
+                raise DataError("val has no points. Leave it out to train without validation.")
             self._check_cond("val_cond", val[0], val[1])
             return {"train": (points, self.cond), "val": val, "test": nothing}
         self._check("data", points, None)

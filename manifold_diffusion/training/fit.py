@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 
 from .._errors import CheckpointError, ConfigError
@@ -116,8 +118,9 @@ def fit(
     """Train ``network`` on ``objective`` in place, with a Lightning trainer underneath.
 
     Ctrl-C stops after the present step: the weights are kept and, with ``out_dir``, the checkpoint is saved; a second
-    Ctrl-C interrupts as ever. A run that was stopped, killed or ran out of disk is continued with ``resume=True`` and
-    ends, on the CPU and with ``max_steps``, bit for bit where the uninterrupted one ends.
+    Ctrl-C interrupts as ever. SIGTERM, which schedulers send, stops there too, and raises ``SystemExit(143)``. A run
+    that was stopped, killed or ran out of disk is continued with ``resume=True`` and ends, on the CPU and with
+    ``max_steps``, bit for bit where the uninterrupted one ends.
 
     Args:
         network: the network; its weights are changed.
@@ -183,8 +186,15 @@ def fit(
         raise ConfigError(f"keep must be 'best' or 'last', got {keep!r}.")
     if max_steps is None and max_time is None:
         max_steps = _DEFAULT_STEPS
-    if max_steps is not None and max_steps < 1:
-        raise ConfigError(f"max_steps must be at least 1, got {max_steps}.")
+    whole = {"max_steps": max_steps, "val_every": val_every, "checkpoint_every": checkpoint_every}
+    for name, number in {**whole, "log_every": log_every}.items():
+        if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
+            raise ConfigError(f"{name} must be an integer of at least 1, got {number!r}.")
+    if gradient_clip is not None and not gradient_clip >= 0:
+        raise ConfigError(f"gradient_clip must be positive, or None for no clipping; got {gradient_clip}.")
+    if resume and overwrite:
+        raise ConfigError("resume continues the run in out_dir, overwrite replaces it: give one of them.")
+    curve_settings = {"warmup_steps": warmup_steps, "final_fraction": final_fraction}
     if warmup_steps is None:
         warmup_steps = min(_DEFAULT_WARMUP, (max_steps or 10 * _DEFAULT_WARMUP) // 10)
     curve = LearningRateSchedule(schedule, max_steps, max_time, warmup_steps, final_fraction)
@@ -205,8 +215,6 @@ def fit(
             raise ConfigError(f"{name} needs validation points: pass val=, or a data module with fractions.")
     if val_every is None:
         val_every = max(1, min(_DEFAULT_VAL_EVERY, (max_steps or 20 * _DEFAULT_VAL_EVERY) // 20))
-    if val_every < 1:
-        raise ConfigError(f"val_every must be at least 1 step, got {val_every}.")
 
     settings = {
         "manifold": None if datamodule.manifold is None else repr(datamodule.manifold),
@@ -214,6 +222,7 @@ def fit(
         "betas": list(betas),
         "weight_decay": weight_decay,
         "schedule": schedule,
+        **curve_settings,
         "gradient_clip": gradient_clip,
         "ema_decay": ema_decay,
         "batch_size": datamodule.batch_size,
@@ -289,6 +298,8 @@ def fit(
     if interrupted and trainer.is_global_zero:
         how = f"Continue it with resume=True (checkpoint {path})." if path else "Give out_dir to be able to continue."
         print(f"Training was stopped at step {steps}; the network has the {kept} weights. {how}", file=sys.stderr)
+    if interrupted and request.terminated:
+        raise SystemExit(128 + signal.SIGTERM)
     stopped = "patience" if best is not None and best.stopped else "max_time" if limits.out_of_time else "max_steps"
     return FitResult(
         steps=steps,
@@ -313,6 +324,9 @@ def _run(
     try:
         trainer.fit(module, datamodule=data, ckpt_path=None if path is None else str(path))
     except TrainingStopped:
+        return True
+    except SIGTERMException:
+        request.terminated = True
         return True
     except SystemExit as error:  # what Lightning makes of a KeyboardInterrupt
         if isinstance(error.__context__, KeyboardInterrupt):

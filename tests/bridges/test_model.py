@@ -2,9 +2,12 @@
 
 import math
 import shutil
+import signal
+from pathlib import Path
 
 import pytest
 import torch
+from pytorch_lightning import Callback
 
 from manifold_diffusion._errors import CheckpointError, ConfigError, DataError, ManifoldError
 from manifold_diffusion._typing import Batch
@@ -200,6 +203,28 @@ def test_fit_with_a_folder_goes_on_where_it_was_stopped(tmp_path):
     shutil.rmtree(tmp_path / "1-to_0")  # stopped after the first round
     shutil.rmtree(tmp_path / "1-to_1")
     assert torch.equal(straight, trained(out_dir=tmp_path, resume=True))
+
+
+def test_an_interrupted_fit_stops_at_once_and_goes_on_where_it_was(tmp_path):
+    x0, x1 = (Sphere(2).random_uniform(30, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    options = {**QUIET, "max_steps": 3, "steps": 2, "batch_size": 8, "iterations": 2}
+    straight = small_bridge(Sphere(2), 0.5)
+    whole = straight.fit(x0, x1, **options)
+    assert whole.stopped_by == "max_steps"
+
+    class CtrlC(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if trainer.global_step == 2 and Path(trainer.default_root_dir).name == "0-to_1":
+                signal.raise_signal(signal.SIGINT)
+
+    model = small_bridge(Sphere(2), 0.5)
+    record = model.fit(x0, x1, out_dir=tmp_path, callbacks=[CtrlC()], **options)
+    assert record.stopped_by == "interrupt" and "interrupted" in repr(record)
+    assert [fit.steps for fit in (*record.to_0, *record.to_1)] == [3, 2]
+    again = small_bridge(Sphere(2), 0.5)
+    assert torch.equal(again.fit(x0, x1, out_dir=tmp_path, resume=True, **options).pairs, whole.pairs)
+    for a, b in zip(straight.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_a_bridge_moves_to_another_dtype_with_its_data_and_refuses_fewer_than_no_points():

@@ -218,6 +218,13 @@ def test_bad_input_is_refused():
         schrodinger_plan(Sphere(2), 2 * x0, x1, 1.0)
     with pytest.raises(ManifoldError, match="NaN"):
         schrodinger_plan(Sphere(2), x0 * math.nan, x1, 1.0)
+    plan = schrodinger_plan(Sphere(2), x0, x1, 1.0)
+    for t in (-0.5, 1.5, math.nan):
+        for method in (plan.log_prob, plan.drift_to_0, plan.drift_to_1, plan.score, plan.velocity):
+            with pytest.raises(ConfigError, match="t must be"):
+                method(x0, t)
+    with pytest.raises(ManifoldError):
+        plan.log_prob(2 * x0, 0.5)
     with pytest.raises(CapabilityError, match="heat kernel"):
         schrodinger_plan(Grassmann(4, 2), x0, x1, 1.0)
     with pytest.raises(NumericsError, match="max_iterations"):

@@ -14,7 +14,8 @@ import torch
 from manifold_diffusion import AnalyticDiffusion, LearnedKernelDensity, RiemannianDiffusion
 from manifold_diffusion.cli import main
 from manifold_diffusion.cli.build import build_model
-from manifold_diffusion.manifolds import Sphere
+from manifold_diffusion.manifolds import Ball, Sphere
+from manifold_diffusion.processes import BrownianMotion
 
 from .options import TINY
 
@@ -112,6 +113,20 @@ def test_a_closed_form_model_is_evaluated_and_drawn(
     figure = tmp_path / "f.png"
     assert main(["plot", model, *data, "--n", "20", "--resolution", "12", "--out", str(figure)]) == 0
     assert figure.stat().st_size > 10_000
+
+
+def test_a_model_without_a_heat_kernel_is_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifold = Ball(2)
+    points = manifold.random_uniform(60, generator=torch.Generator().manual_seed(0))
+    np.savez(tmp_path / "points.npz", points.numpy())
+    RiemannianDiffusion(manifold, BrownianMotion(manifold, n_steps=5)).save_pretrained(tmp_path / "model")
+    numbers = tmp_path / "numbers.json"
+    argv = ["evaluate", str(tmp_path / "model"), "--data", str(tmp_path / "points.npz"), "--out", str(numbers)]
+    assert main([*argv, "--n", "10", "--permutations", "10", "--steps", "3"]) == 0
+    assert "no heat kernel: no kernel densities" in capsys.readouterr().out
+    found = json.loads(numbers.read_text())
+    assert set(found["test nll"]) == {"model (exact)", "uniform"}
+    assert found["two-sample tests"]["kernel"] == "chordal Gaussian"
 
 
 def test_learned_kernels_are_drawn_evaluated_and_plotted(

@@ -73,19 +73,30 @@ def test_the_saved_configuration_reproduces_the_weights(run_folder: Path, tmp_pa
     assert {**a, "out_dir": 0, "figure_every": 0} == {**b, "out_dir": 0, "figure_every": 0}
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_and_resumed_is_uninterrupted(
-    places: Path, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    places: Path,
+    run_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
 ) -> None:
     from manifold_diffusion.cli import fit
 
     def interrupt(network: Any, step: int) -> None:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
 
     with monkeypatch.context() as patch:
         patch.setattr(fit, "_drawing", lambda *a: interrupt)
         options = ["--trainer.max_steps", "12", "--trainer.val_every", "6", "--figure_every", "8"]
         argv = ["fit", "--data", str(places), "--out_dir", str(tmp_path), *TINY, *options]
-        assert main(argv) == 130
+        if number == signal.SIGINT:
+            assert main(argv) == 130
+        else:
+            with pytest.raises(SystemExit) as stop:
+                main(argv)
+            assert stop.value.code == 143
     assert f"manifold-diffusion fit --out_dir {tmp_path} --resume" in capsys.readouterr().err
     assert (tmp_path / "last.ckpt").exists() and not (tmp_path / "model").exists()
     assert main(["sample", str(tmp_path)]) == 2

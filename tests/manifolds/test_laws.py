@@ -85,6 +85,7 @@ CONTROLS = {
             torch.randn(n, 3, generator=generator, dtype=dtype) + torch.tensor([0.3, 0, 0], dtype=dtype)
         )
     },
+    "volume_is_an_integral": lambda m: {"log_det_exp": lambda x, v: 0 * v.sum(-1)},
     "level_sums_reproduce": lambda m: {"level_sums": lambda x, y, n: 1.05 * type(m).level_sums(m, x, y, n)},
     "level_sums_are_eigenfunctions": lambda m: {"eigenvalues": lambda n: torch.arange(n, dtype=F64) ** 2},
     "transport_of_velocity": lambda m: {"transport": lambda x, y, v: m.to_tangent(y, v)},

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from manifold_diffusion._errors import ConfigError
 from manifold_diffusion._safe import cosh_sinhc, safe_norm, x_over_sinh
-from manifold_diffusion.manifolds import Manifold, Sphere, divergence, hutchinson_divergence
+from manifold_diffusion.manifolds import Euclidean, Manifold, Sphere, divergence, hutchinson_divergence
 from manifold_diffusion.testing import LawError, check_manifold
 
 from .draws import F64, points, seeded
@@ -50,6 +51,15 @@ def test_five_methods_make_a_manifold() -> None:
     records = check_manifold(HalfPlane())
     assert len(records) > 40
     assert all(record.passed for record in records)
+
+
+def test_constructor_arguments_have_to_be_handed_on() -> None:
+    class Forgetful(Euclidean):
+        def __init__(self, radius: float) -> None:
+            Manifold.__init__(self, 2, (2,))
+
+    with pytest.raises(ConfigError, match=r"point_shape, radius\)"):
+        Forgetful(2.0)
 
 
 def test_divergence_in_a_chart_has_the_change_of_volume() -> None:

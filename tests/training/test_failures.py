@@ -114,6 +114,8 @@ def test_pickled_code_in_a_checkpoint_is_not_run(tmp_path):
         ({"fingerprint": {"process": "b"}}, "process: the checkpoint has 'a', this run has 'b'"),
         ({"lr": 1e-4}, "lr: the checkpoint has 0.002"),
         ({"batch_size": 8}, "batch_size: the checkpoint has 16"),
+        ({"warmup_steps": 1}, "warmup_steps: the checkpoint has None"),
+        ({"final_fraction": 0.5}, "final_fraction: the checkpoint has 0.01"),
         ({"network": nn.Linear(3, 3)}, "network.0.weight: the checkpoint has shape"),
     ],
 )
@@ -135,7 +137,11 @@ def test_folder_that_holds_a_run_is_not_overwritten_unasked(tmp_path):
     ("options", "message"),
     [
         ({"keep": "all"}, "keep must be"),
-        ({"max_steps": 0}, "max_steps must be at least 1"),
+        ({"max_steps": 0}, "max_steps must be an integer of at least 1"),
+        ({"max_steps": 2.5}, "max_steps must be an integer"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be an integer"),
+        ({"gradient_clip": -1.0}, "gradient_clip must be positive"),
+        ({"out_dir": "runs", "resume": True, "overwrite": True}, "give one of them"),
         ({"schedule": "step"}, "schedule must be"),
         ({"lr": -1.0}, "lr must be positive"),
         ({"ema_decay": 1.0}, "decay must lie in"),

@@ -87,8 +87,9 @@ def test_run_interrupted_within_a_step_resumes_from_its_last_checkpoint(uninterr
 
 def test_run_terminated_by_a_scheduler_saves_and_resumes(uninterrupted, tmp_path):
     weights, _, state = uninterrupted
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as stop:
         run(out_dir=tmp_path, callbacks=[Call(12, lambda: os.kill(os.getpid(), signal.SIGTERM))], **LONG)
+    assert stop.value.code == 143
     assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 12
     network = make_network(seed=5)
     run(network, out_dir=tmp_path, resume=True, **LONG)

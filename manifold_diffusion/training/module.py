@@ -128,6 +128,8 @@ class TrainingModule(LightningModule):
             )
         if not lr > 0 or not weight_decay >= 0:
             raise ConfigError(f"lr must be positive and weight_decay at least 0, got {lr} and {weight_decay}.")
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ConfigError(f"betas must be two decay rates in [0, 1), got {betas}.")
         self.network = network
         self.objective = objective
         self.lr, self.betas, self.weight_decay = lr, betas, weight_decay

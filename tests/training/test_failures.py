@@ -144,6 +144,7 @@ def test_folder_that_holds_a_run_is_not_overwritten_unasked(tmp_path):
         ({"out_dir": "runs", "resume": True, "overwrite": True}, "give one of them"),
         ({"schedule": "step"}, "schedule must be"),
         ({"lr": -1.0}, "lr must be positive"),
+        ({"betas": (1.5, 0.9)}, "betas must be two decay rates"),
         ({"ema_decay": 1.0}, "decay must lie in"),
         ({"patience": 3}, "patience needs validation points"),
         ({"val_metric": lambda network: 0.0}, "val_metric needs validation points"),

@@ -66,7 +66,7 @@ def main() -> None:
     axes = (figure := Figure(figsize=(13, 6.5))).subplots(2, 3)
     path = model.sample(x0[:1000], direction="to_1", generator=g, return_trajectory=True)
     for (above, below), t in zip(axes.T, (0.0, 0.5, 1.0), strict=True):
-        law = {0.0: mu.log_prob, 1.0: nu.log_prob}.get(t, lambda x, t=t: truth.log_prob(x, t))
+        law = {0.0: mu.log_prob, 1.0: nu.log_prob}.get(t, lambda x, t=t: truth.log_prob(S2.project(x), t))
         plot(S2, log_prob=lambda x, law=law: law(x.double()), ax=above, resolution=24 if args.smoke else 120)
         plot(S2, samples=path[round(100 * t)], ax=below)
         above.set_title(f"t = {t:g}: exact density")

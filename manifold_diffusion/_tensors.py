@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ._errors import DataError
 
-__all__ = ["kept_rows", "untracked"]
+__all__ = ["kept_rows", "untracked", "version"]
 
 
 @contextmanager
@@ -19,6 +19,11 @@ def untracked() -> Iterator[None]:
     functorch = torch._C._DisableFuncTorch()  # pyright: ignore[reportAttributeAccessIssue]
     with functorch, torch.inference_mode(False), torch.no_grad():
         yield
+
+
+def version(x: Tensor) -> int:
+    """How often a tensor has been changed in place; of one of inference mode, which does not count, 0."""
+    return 0 if x.is_inference() else x._version
 
 
 def kept_rows(which: Tensor, n: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -269,3 +270,27 @@ def test_a_model_of_inference_mode_can_be_used_and_changed() -> None:
         model.to(torch.float32)
         assert model.log_prob(spread(M, 3, 2, torch.float32)).isfinite().all()
     assert model.data == 52 and not model.network.points.is_inference()
+
+
+def test_a_model_is_copied_after_its_likelihood_and_loaded_in_inference_mode(tmp_path: Path) -> None:
+    model = AnalyticDiffusion(Sphere(2), spread(Sphere(2), 200))
+    x = model.sample(4, generator=generator())
+    model.likelihood(x)  # by forward derivatives, which nothing that is kept has a part in
+    known = model.log_prob(x)
+    torch.testing.assert_close(copy.deepcopy(model).log_prob(x), known)
+    model.save_pretrained(tmp_path)
+    with torch.inference_mode():
+        loaded, copied = AnalyticDiffusion.from_pretrained(tmp_path), copy.deepcopy(model)
+        torch.testing.assert_close(copied.log_prob(x), known)
+    torch.testing.assert_close(loaded.score(x, 0.5), model.score(x, 0.5), rtol=1e-3, atol=1e-3)  # its own evaluator
+
+
+def test_centres_of_a_prior_have_the_weight_of_the_data_however_many_there_are() -> None:
+    M = Hyperboloid(3)
+    for n in (200, 128):
+        prior = HeatPrior(M, 1.0, n_centres=256)
+        prior.fit(spread(M, n), generator())
+        mass = torch.zeros(n, dtype=F64).index_add(
+            0, M.dist(prior.centres.unsqueeze(1), spread(M, n)).argmin(1), prior.weights
+        )
+        torch.testing.assert_close(mass, mass[:1].expand(n))

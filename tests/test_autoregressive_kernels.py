@@ -219,3 +219,12 @@ def test_bad_input() -> None:
         model.sample(-1)
     with pytest.raises(DataError, match="row 0"):
         model.network.train()(_curve(1, 3))
+
+
+def test_a_density_moves_to_another_dtype():
+    x = _surface(60, 0)
+    density = AutoregressiveKernelDensity(Torus(4), x)
+    known = density.log_prob(x[:5])
+    double = density.double()
+    torch.testing.assert_close(double.log_prob(x[:5].double()).float(), known, rtol=1e-5, atol=1e-5)
+    assert double.sample(3, generator=torch.Generator().manual_seed(0)).dtype == torch.float64

@@ -58,7 +58,7 @@ class GroupAction(ABC):
             if float(gap) > _CLOSE:
                 raise ConfigError(
                     f"The elements are not a group: the product of elements {i // self.order} and {i % self.order} is "
-                    f"{float(gap):.1e} from the nearest element. Give all products, the identity included."
+                    f"{float(gap):.1e} from the nearest element. Give all products, in float64, with the identity."
                 )
         gaps = self.gap(self.elements.unsqueeze(1), self.elements.unsqueeze(0))
         twice = ((gaps <= _CLOSE) & ~torch.eye(self.order, dtype=torch.bool)).nonzero()

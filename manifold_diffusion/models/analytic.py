@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import CapabilityError, ConfigError, DataError
-from .._tensors import untracked
+from .._tensors import untracked, version
 from ..heat_kernels import Evaluator, NoisedData
 from ..manifolds import Manifold
 from ..metrics import KernelDensity
@@ -107,7 +107,7 @@ class AnalyticScore(nn.Module):
     @property
     def law(self) -> NoisedData:
         """The data and their evaluators, at Brownian times."""
-        state = (self.points, self.points._version, self.weights, self.weights._version)
+        state = (self.points, version(self.points), self.weights, version(self.weights))
         if self._law is None or any(a is not b for a, b in zip(self._law[0], state, strict=True)):
             M, options = self.process.manifold, {"evaluator": self.evaluator, "rtol": self.rtol}
             self._law = state, NoisedData(M, self.points, self.weights, **options)
@@ -146,7 +146,7 @@ class AnalyticScore(nn.Module):
         law = self.law
         assert isinstance(law.points, Tensor)
         self.points, self.weights = law.points, law.weights.to(self.weights.device)
-        self._law = (self.points, self.points._version, self.weights, self.weights._version), law
+        self._law = (self.points, version(self.points), self.weights, version(self.weights)), law
 
 
 class AnalyticDiffusion(GenerativeModel):

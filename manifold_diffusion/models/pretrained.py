@@ -243,7 +243,8 @@ class PretrainedModel(nn.Module):
             CheckpointError: if a file is missing, truncated or altered, or holds another kind of model.
             ConfigError: if the configuration names classes that are not trusted.
         """
-        model, config = load_model(folder, trusted, device)
+        with torch.inference_mode(False):  # it may be used outside later
+            model, config = load_model(folder, trusted, device)
         if not isinstance(model, cls):
             raise CheckpointError(f"{folder} holds a {type(model).__name__}, not a {cls.__name__}.")
         metadata = config.get("metadata", {})

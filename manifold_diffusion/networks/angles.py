@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import CapabilityError
+from .._tensors import version
 from ..heat_kernels.mixture import draw_index
 from ..heat_kernels.torus import wrap_angle
 from ..manifolds import Manifold, Torus
@@ -62,7 +63,7 @@ class AngleCentres:
     """
 
     def __init__(self, manifold: Manifold, centres: Tensor) -> None:
-        self._source, self._version = centres, centres._version
+        self._source, self._version = centres, version(centres)
         self.centres, self.lengths = manifold.project(centres.double()), lengths_of(manifold)
         self.left_out: list[tuple[Tensor, list[Look]]] | None = None
         self._trees: dict[tuple[int, ...], Any] = {}
@@ -70,7 +71,7 @@ class AngleCentres:
 
     def of(self, centres: Tensor) -> bool:
         """Whether these are the centres, unchanged."""
-        return self._source is centres and self._version == centres._version
+        return self._source is centres and self._version == version(centres)
 
     def nearest(self, angles: Sequence[int], x: Tensor, k: int, own: Tensor | None = None) -> Tensor:
         """Indices of the k centres nearest to points by some of the angles, without a centre of each, ``(n, k)``."""
@@ -240,8 +241,9 @@ class NextAngle(nn.Module):
         reach = [squares[:, k - 1] for k in self.counts]
         spread = [angles[:, :k].square().mean(1) for k in self.counts[1:]]
         features = 0.5 * (torch.stack([*reach, *spread, *residuals], 1) + _TINY).log()
-        told = tuple(wrap_angle(values, self.length).float() for values in targets)
-        return Look(offsets.float(), squares.float(), base, features.float(), told)
+        dtype = self.metric.dtype
+        told = tuple(wrap_angle(values, self.length).to(dtype) for values in targets)
+        return Look(offsets.to(dtype), squares.to(dtype), base, features.to(dtype), told)
 
     def _laws(self, look: Look) -> tuple[list[Tensor], Tensor, Tensor]:
         """Log weights of the centres ``(n, components, k_m)``, without and by each regression; widths; log shares.
@@ -269,7 +271,7 @@ class NextAngle(nn.Module):
     def forward(self, look: Look, x: Tensor) -> Tensor:
         """Log densities of the angle at points ``(n, n_angles)``, float64, whose neighbourhoods are ``look``."""
         log_w, s, share = self._laws(look)
-        y = (x[:, self.target] - look.base).float()[:, None, None]
+        y = (x[:, self.target] - look.base).to(self.metric.dtype)[:, None, None]
         gaps = [wrap_angle(y - targets.unsqueeze(1), self.length).square() for targets in look.targets]
         kernels = zip(log_w, gaps, self._by_kind(-0.5 / s.square()), strict=True)
         sums = torch.cat([torch.logsumexp(torch.addcmul(w, gap, factor), -1) for w, gap, factor in kernels], 1)

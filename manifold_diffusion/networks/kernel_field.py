@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import ConfigError, DataError, NumericsError
+from .._tensors import version
 from ..heat_kernels.mixture import draw_index
 from ..manifolds import Manifold, tangent_coordinates
 from ..metrics.kernel_density import FLOOR
@@ -247,7 +248,7 @@ class KernelField(nn.Module):
 
     @property
     def _neighbours(self) -> _Neighbours:
-        key = (self.centres, self.centres._version)
+        key = (self.centres, version(self.centres))
         if self._around is None or self._around[0][0] is not key[0] or self._around[0][1] != key[1]:
             M, n = self.manifold, len(self.centres)
             c = M.project(self.centres.double())

@@ -194,10 +194,10 @@ class HeatPrior(nn.Module):
             order = torch.randperm(n, generator=generator, device=x0.device)
             index = order.repeat(-(-self.n_centres // n))[: self.n_centres]
         self.centres.copy_(x0[index])
+        repeats = torch.bincount(index, minlength=n)
         if weights is None:
-            self.weights.fill_(1)
+            self.weights.copy_(repeats.max() / repeats[index] if n <= self.n_centres else torch.ones(len(index)))
         else:
-            repeats = torch.bincount(index, minlength=n)
             share = weights.to(x0.device).double() / weights.max() / repeats
             self.weights.copy_(share[index])
 

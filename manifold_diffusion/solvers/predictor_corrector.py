@@ -73,6 +73,11 @@ class MixtureReverse:
     law: HeatKernelMixture
 
     def __post_init__(self) -> None:
+        if not isinstance(self.law, HeatKernelMixture):
+            raise ConfigError(
+                f"law must be a HeatKernelMixture, of points with HeatKernelMixture(manifold, points, tau); got "
+                f"{type(self.law).__name__}."
+            )
         if self.law.manifold != self.process.manifold:
             raise ConfigError(f"The law lives on {self.law.manifold}, the process on {self.process.manifold}.")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 from manifold_diffusion._errors import CapabilityError, ConfigError, DataError, ManifoldError, NumericsError
-from manifold_diffusion.heat_kernels import NoisedData, heat_kernel
+from manifold_diffusion.heat_kernels import Evaluator, NoisedData, heat_kernel
 from manifold_diffusion.heat_kernels.noised._data_points import DataPoints
 from manifold_diffusion.heat_kernels.noised._retrieval import retrieval
 from manifold_diffusion.manifolds import SO3, Euclidean, Hyperboloid, Manifold, Product, Sphere, Torus, gradient
@@ -24,6 +26,29 @@ SPECTRAL = [Sphere(2), Sphere(3), Torus(1, periods=3.0), Torus(2), Torus(3, peri
 
 def weighted(M: Manifold, n: int = 400, seed: int = 0) -> NoisedData:
     return NoisedData(M, spread(M, n, seed), torch.rand(n, generator=generator(seed + 1), dtype=F64) + 0.1)
+
+
+@pytest.mark.parametrize("M", MANIFOLDS, ids=repr)
+def test_derivatives_in_time_are_those_of_differences(M: Manifold) -> None:
+    data, tau, h = weighted(M, 60), torch.tensor([0.1, 0.3, 0.3, 0.8, 1.2], dtype=F64), 1e-4
+    x, one = data.sample(5, tau, generator(3)), torch.ones_like(tau)
+    for method in (data.log_prob, data.score):
+
+        def f(t: Tensor, method: Callable[..., Tensor] = method, evaluator: Evaluator = "auto") -> Tensor:
+            return method(x, t, evaluator=evaluator)
+
+        full = partial(f, evaluator="full")
+        difference = (8 * (full(tau + h) - full(tau - h)) - full(tau + 2 * h) + full(tau - 2 * h)) / (12 * h)
+        forward = torch.func.jvp(f, (tau,), (one,))[1]
+        torch.testing.assert_close(forward, difference, rtol=1e-5, atol=1e-5)
+        times = tau.clone().requires_grad_()
+        (reverse,) = torch.autograd.grad(f(times).sum(), times)
+        torch.testing.assert_close(reverse, forward.flatten(1).sum(1) if forward.dim() > 1 else forward)
+    for evaluator in ("golden", "spectral", "cells"):
+        with pytest.raises(CapabilityError, match="not differentiable in tau"):
+            data.log_prob(x, tau.clone().requires_grad_(), evaluator=evaluator)
+    with pytest.raises(CapabilityError, match="vmap"):
+        torch.func.vmap(lambda y: data.log_prob(y, 0.5))(x)
 
 
 @pytest.mark.parametrize("M", MANIFOLDS, ids=repr)

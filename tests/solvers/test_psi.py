@@ -314,6 +314,8 @@ def test_bad_input_says_what_to_do():
         ReverseSDE(GeodesicFlow(Sphere(2)), lambda t, x, c: x)(points, 1.0, 0.5)
     with pytest.raises(ConfigError, match="lives on"):
         MixtureReverse(brownian, HeatKernelMixture(Torus(1), torch.zeros(1, 1), 0.1))
+    with pytest.raises(ConfigError, match="must be a HeatKernelMixture"):
+        MixtureReverse(brownian, torch.zeros(1, 3))  # pyright: ignore[reportArgumentType]
     simulated = Langevin(Sphere(2))
     with pytest.raises(CapabilityError, match="can't be run from one time"):
         simulated.renoise(points, torch.zeros(3), torch.ones(3))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..._errors import ConfigError, DataError
-from ..._tensors import untracked
+from ..._tensors import untracked, version
 from ...manifolds import Manifold
 from ..mixture import are_weights
 
@@ -63,7 +63,7 @@ class DataPoints:
 
     @points.setter
     def points(self, points: Tensor | np.ndarray) -> None:
-        self._points, self._version = points, points._version if isinstance(points, Tensor) else 0
+        self._points, self._version = points, version(points) if isinstance(points, Tensor) else 0
 
     def check_unchanged(self) -> None:
         """Refuse points that were changed in place: what has been computed of them would be that of others.
@@ -71,7 +71,7 @@ class DataPoints:
         Raises:
             DataError: if they were.
         """
-        if isinstance(self._points, Tensor) and self._points._version != self._version:
+        if isinstance(self._points, Tensor) and version(self._points) != self._version:
             raise DataError(
                 "The points have been changed in place since they were given. Give a clone, or build NoisedData anew."
             )

@@ -21,7 +21,7 @@ from ._harmonics import harmonics
 from ._retrieval import retrieval
 from ._round import round_space
 from ._spectral import EmpiricalSpectrum
-from ._value import NoisedValue, assemble, met, missing, pick, plain
+from ._value import NoisedValue, assemble, is_tracked, met, missing, pick, plain
 
 __all__ = ["Evaluators"]
 
@@ -144,7 +144,7 @@ class Evaluators:
         return self.cells is not None or _TREE * len(self.data) <= full * self._queries
 
     def _full(self, x: Tensor, tau: Tensor, want_score: bool) -> NoisedValue:
-        shared = bool((tau == tau[0]).all())
+        shared = not is_tracked(tau) and bool((tau == tau[0]).all())  # each time has a derivative of its own
         time = (tau[:1] if shared else tau).to(x.device)
         log_p: Tensor | None = None
         score = torch.zeros_like(x)

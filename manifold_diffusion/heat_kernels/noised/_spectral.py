@@ -172,7 +172,8 @@ class EmpiricalSpectrum:
         The moments tell how much there is in the degrees that follow: of much smooth data, less than there could be.
         """
         if self._amplitudes is None:
-            self._amplitudes = self.harmonics.amplitudes(self._moments)
+            with untracked():
+                self._amplitudes = self.harmonics.amplitudes(self._moments)
         rates, beyond = self._amplitudes.eigenvalue.to(tau.device) / 2, self.harmonics.tail(tau, self.degree)
         damping = (-rates * tau.unsqueeze(1)).exp() / self.data.total
 

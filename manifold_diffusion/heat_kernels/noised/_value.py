@@ -58,6 +58,28 @@ def plain(x: Tensor) -> Tensor:
         return x.detach()
 
 
+def is_batched(x: Tensor) -> bool:
+    """Whether ``torch.func.vmap`` runs over a tensor."""
+    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    while functorch.is_functorch_wrapped_tensor(x):
+        if functorch.is_batchedtensor(x):
+            return True
+        x = functorch.get_unwrapped(x)
+    return False
+
+
+def is_tracked(x: Tensor) -> bool:
+    """Whether derivatives of a tensor are asked for, by a graph or by ``torch.func``."""
+    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    while True:  # transforms may be nested; within one all new tensors are wrapped, also constants
+        tangent = torch.autograd.forward_ad.unpack_dual(x).tangent
+        if (x.requires_grad and torch.is_grad_enabled()) or tangent is not None:
+            return True
+        if not functorch.is_functorch_wrapped_tensor(x):
+            return False
+        x = functorch.get_unwrapped(x)
+
+
 def from_sum(
     manifold: Manifold,
     x: Tensor,

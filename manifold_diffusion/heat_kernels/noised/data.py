@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..._errors import ConfigError, DataError, NumericsError
+from ..._errors import CapabilityError, ConfigError, DataError, NumericsError
 from ..._tensors import kept_rows, untracked
 from ...manifolds import Manifold
 from ..base import brownian_time, heat_kernel
 from ._data_points import DataPoints, checked_rtol, checked_weights
 from ._evaluators import Evaluators
-from ._value import TABLE, NoisedValue, met, plain, rounding
+from ._value import TABLE, NoisedValue, is_batched, is_tracked, met, plain, rounding
 
 __all__ = ["EVALUATORS", "Evaluator", "NoisedData", "NoisedValue"]
 
@@ -141,7 +141,8 @@ class NoisedData:
         The bounds are proven for what an evaluator leaves out, and include an allowance for rounding in the dtype of
         ``x``. What is asked for is an error of at most ``rtol`` of the density, and of at most ``rtol`` times the
         larger of :math:`|s|` and :math:`1/\sqrt\tau` of the score s (the length of a lone point's score at one standard
-        deviation). Values are differentiable in ``x``.
+        deviation). Values are differentiable in ``x``, and by a full scan in ``tau``: a time that is differentiated
+        makes ``"auto"`` one, and is refused by the others.
 
         Args:
             x: points, ``(*batch, *point_shape)``.
@@ -152,7 +153,8 @@ class NoisedData:
 
         Raises:
             NumericsError: if ``"auto"`` can't meet ``rtol``. The other evaluators return what they have.
-            CapabilityError: if the manifold does not have the evaluator.
+            CapabilityError: if the manifold does not have the evaluator, for a time that it can't differentiate, or
+                under ``torch.func.vmap``.
         """
         return self._run(x, tau, evaluator, rtol, want_score, strict=False)
 
@@ -224,16 +226,31 @@ class NoisedData:
         chosen = self.evaluator if evaluator is None else self._known(evaluator)
         goal = self.rtol if rtol is None else checked_rtol(rtol)
         self._data.check_unchanged()
+        times = brownian_time(tau, x.double()).cpu()
+        if any(map(is_batched, (x, times))):
+            raise CapabilityError(
+                "Noised data look at their queries, and can't under torch.func.vmap. Pass the batch itself: x and tau "
+                "take any batch shape."
+            )
         self.manifold.check_point(plain(x), "x")
         batch = self.manifold.batch_shape(x)
         flat = x.reshape(-1, *self.manifold.point_shape)
-        times = plain(brownian_time(tau, x.double())).cpu()
         try:
             times = times.expand(batch).reshape(-1)
         except RuntimeError as error:
             shape = tuple(times.shape)
             raise ConfigError(f"tau must be a float or have the batch shape {tuple(batch)}; got {shape}.") from error
+        if is_tracked(times):
+            if chosen not in ("auto", "full"):
+                raise CapabilityError(
+                    f"evaluator={chosen!r} is not differentiable in tau. Use evaluator='full', or 'auto', which then "
+                    "is the full scan; or detach the time."
+                )
+            chosen = "full"
+        else:
+            times = plain(times)  # of a time without derivatives, whatever transform made it
         value = self._evaluators.evaluate(flat, times, chosen, goal, want_score)
+        times = plain(times)
         if strict or chosen == "auto":
             self._require(flat, value, times, goal, chosen)
         error, score_error = rounding(self.manifold, flat, value, times)

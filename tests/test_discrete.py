@@ -224,7 +224,7 @@ def test_bad_input_says_what_to_do():
             (noise.posterior, x, p, t),
         ]  # fmt: skip
         for call, *arguments in calls:
-            with pytest.raises(ConfigError, match=r"t must be|Times"):
+            with pytest.raises(ConfigError, match="Times"):
                 call(*arguments, time)
     with pytest.raises(ConfigError, match="n_categories >= 2"):
         UniformNoise(1)

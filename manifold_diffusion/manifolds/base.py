@@ -56,8 +56,8 @@ class Manifold(ABC):
     """What :meth:`defect` measures, for error messages."""
 
     def __init__(self, dim: int, point_shape: tuple[int, ...], *args: Any) -> None:
-        own = [] if type(self).__init__ is Manifold.__init__ else list(inspect.signature(type(self)).parameters)
-        if own and not args:
+        inherited = type(self).__init__ is Manifold.__init__
+        if not args and not inherited and (own := list(inspect.signature(type(self)).parameters)):
             raise ConfigError(
                 f"{type(self).__name__} takes {', '.join(own)}, and must hand them on: super().__init__(dim, "
                 f"point_shape, {', '.join(own)}). Instances are equal, and share a heat kernel, if these are."

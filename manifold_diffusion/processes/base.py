@@ -82,7 +82,7 @@ def check_times(t: Tensor | float, batch: tuple[int, ...]) -> None:
 def check_range(t: Tensor) -> None:
     """Raise :class:`ConfigError` for times outside [0, 1], on the CPU: elsewhere looking would wait for the device."""
     if t.device.type == "cpu" and readable(t) and not bool(((t >= 0) & (t <= 1)).all()):
-        raise ConfigError(f"t must be in [0, 1], from data to noise; got {float(t.min())} to {float(t.max())}.")
+        raise ConfigError(f"Times t must be in [0, 1], from data to noise; got {float(t.min())} to {float(t.max())}.")
 
 
 class Process(nn.Module, ABC):

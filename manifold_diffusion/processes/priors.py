@@ -189,17 +189,14 @@ class HeatPrior(nn.Module):
         """
         n = len(x0)
         if weights is not None and n > self.n_centres:
-            index, weights = draw_index(weights.to(x0.device).double(), self.n_centres, generator), None
+            index, share = draw_index(weights.to(x0.device).double(), self.n_centres, generator), x0.new_ones(n)
         else:
             order = torch.randperm(n, generator=generator, device=x0.device)
             index = order.repeat(-(-self.n_centres // n))[: self.n_centres]
+            w = x0.new_ones(n).double() if weights is None else weights.to(x0.device).double() / weights.max()
+            share = w / torch.bincount(index, minlength=n)
         self.centres.copy_(x0[index])
-        repeats = torch.bincount(index, minlength=n)
-        if weights is None:
-            self.weights.copy_(repeats.max() / repeats[index] if n <= self.n_centres else torch.ones(len(index)))
-        else:
-            share = weights.to(x0.device).double() / weights.max() / repeats
-            self.weights.copy_(share[index])
+        self.weights.copy_(share[index])
 
     def sample(
         self,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .._errors import ConfigError
 from ..manifolds import Product
-from .base import NoiseProcess, PathSample, check_times
+from .base import NoiseProcess, PathSample
 
 __all__ = ["ProductProcess"]
 
@@ -81,7 +81,6 @@ class ProductProcess(NoiseProcess):
         self.prior = _ProductPrior(self.manifold, self._parts)
 
     def sample(self, x0: Tensor, t: Tensor, generator: torch.Generator | None = None) -> PathSample:
-        check_times(t, self.manifold.batch_shape(x0))
         draws = [p.sample(x, t, generator) for p, x in zip(self._parts, self.manifold.split(x0), strict=True)]
         x_t = self.manifold.join(*[d.x_t for d in draws])
         targets = [d.target for d in draws]

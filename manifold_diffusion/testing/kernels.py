@@ -97,6 +97,9 @@ def _weighted(kernel: HeatKernel, x0: Tensor, tau: float, generator: torch.Gener
     return square / tau, torch.where(minimal, weight, 0.0)
 
 
+# ---------------------------------------------------------------------- laws
+
+
 @law(dtypes=_DOUBLE, registry=KERNEL_LAWS)
 def kernel_has_mass_one(manifold: Manifold, dtype: torch.dtype, generator: torch.Generator) -> None:
     """The density integrates to 1 in the Riemannian volume."""

@@ -148,9 +148,6 @@ def require_mean(
     require_zero_mean(manifold, name, samples - expected, what)
 
 
-# ---------------------------------------------------------------------- laws
-
-
 def check_manifold(
     manifold: Manifold,
     dtypes: Sequence[torch.dtype] = (torch.float64, torch.float32),

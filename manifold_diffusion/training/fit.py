@@ -186,8 +186,13 @@ def fit(
         raise ConfigError(f"keep must be 'best' or 'last', got {keep!r}.")
     if max_steps is None and max_time is None:
         max_steps = _DEFAULT_STEPS
-    whole = {"max_steps": max_steps, "val_every": val_every, "checkpoint_every": checkpoint_every}
-    for name, number in {**whole, "log_every": log_every}.items():
+    numbers = {
+        "max_steps": max_steps,
+        "val_every": val_every,
+        "checkpoint_every": checkpoint_every,
+        "log_every": log_every,
+    }
+    for name, number in numbers.items():
         if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
             raise ConfigError(f"{name} must be an integer of at least 1, got {number!r}.")
     if gradient_clip is not None and not gradient_clip >= 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,32 +53,33 @@ class NoisedValue:
 def plain(x: Tensor) -> Tensor:
     """The values of a tensor, without derivatives, also of one that ``torch.func`` differentiates."""
     functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
-    while functorch.is_functorch_wrapped_tensor(x) and not functorch.is_batchedtensor(x):
-        x = functorch.get_unwrapped(x)
+    layer = x
+    for layer in _layers(x):
+        if functorch.is_batchedtensor(layer):
+            break
     with untracked():
-        return x.detach()
+        return layer.detach()
+
+
+def _layers(x: Tensor) -> Iterator[Tensor]:
+    """A tensor, and what the transforms of ``torch.func`` around it have wrapped: also constants that are new there."""
+    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    yield x
+    while functorch.is_functorch_wrapped_tensor(x):
+        x = functorch.get_unwrapped(x)
+        yield x
 
 
 def is_batched(x: Tensor) -> bool:
     """Whether ``torch.func.vmap`` runs over a tensor."""
     functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
-    while functorch.is_functorch_wrapped_tensor(x):
-        if functorch.is_batchedtensor(x):
-            return True
-        x = functorch.get_unwrapped(x)
-    return False
+    return any(map(functorch.is_batchedtensor, _layers(x)))
 
 
 def is_tracked(x: Tensor) -> bool:
     """Whether derivatives of a tensor are asked for, by a graph or by ``torch.func``."""
-    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
-    while True:  # transforms may be nested; within one all new tensors are wrapped, also constants
-        tangent = torch.autograd.forward_ad.unpack_dual(x).tangent
-        if (x.requires_grad and torch.is_grad_enabled()) or tangent is not None:
-            return True
-        if not functorch.is_functorch_wrapped_tensor(x):
-            return False
-        x = functorch.get_unwrapped(x)
+    graph, tangent = torch.is_grad_enabled(), torch.autograd.forward_ad.unpack_dual
+    return any((graph and layer.requires_grad) or tangent(layer).tangent is not None for layer in _layers(x))
 
 
 def from_sum(

@@ -246,11 +246,11 @@ class NoisedData:
                     f"evaluator={chosen!r} is not differentiable in tau. Use evaluator='full', or 'auto', which then "
                     "is the full scan; or detach the time."
                 )
-            chosen = "full"
+            value = self._evaluators.evaluate(flat, times, chosen := "full", goal, want_score)
+            times = plain(times)
         else:
-            times = plain(times)  # of a time without derivatives, whatever transform made it
-        value = self._evaluators.evaluate(flat, times, chosen, goal, want_score)
-        times = plain(times)
+            times = plain(times)
+            value = self._evaluators.evaluate(flat, times, chosen, goal, want_score)
         if strict or chosen == "auto":
             self._require(flat, value, times, goal, chosen)
         error, score_error = rounding(self.manifold, flat, value, times)
